@@ -1,0 +1,38 @@
+# Every target makes `.venv` and installs what is missing; nothing else is needed but Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install quickstart test test-all lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart  install, build pets and styles, train btl and vpl, evaluate (runs/quickstart/)"
+	@echo "make test        the fast tests (under 10 minutes on 2 cores)"
+	@echo "make test-all    every test that this machine can run"
+	@echo "make lint        ruff check and ruff format --check"
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[offline,quantization,llm,dev]'
+	touch $(STAMP)
+
+quickstart: $(STAMP)
+	$(BIN)/pluralrlhf eval suite evals/quickstart.yaml --output_dir runs/quickstart
+
+test: $(STAMP)
+	HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m pytest -m 'not gpu'
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,78 @@
+"""Command line: one thin module a command, imported only when it runs, so that `-h` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from ..errors import PluralRLHFError
+
+# command -> subcommand -> (module, what it does); a module has `main(argv, prog) -> int | None`.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "data": {
+        "list": ("data_list", "the data sources and what each gives"),
+        "build": ("data_build", "build a dataset folder from a source"),
+        "inspect": ("data_inspect", "users, pairs, disagreement, leaks and examples of a dataset folder"),
+    },
+    "train": {
+        "reward": ("train_reward", "train a personalised reward model"),
+    },
+    "eval": {
+        "reward": ("eval_reward", "evaluate reward models on held-out users, with controls and intervals"),
+        "suite": ("eval_suite", "build, train and evaluate everything that a suite YAML names"),
+    },
+    "report": {
+        "": ("report", "tables, figures and one static page from evaluation results"),
+    },
+}
+
+
+def _usage(command: str | None = None) -> str:
+    lines = ["usage: pluralrlhf COMMAND ...  (each takes -h)", ""]
+    for name, subcommands in COMMANDS.items():
+        if command in (None, name):
+            lines += [f"  {name + ' ' + sub:<18} {text}" for sub, (_, text) in subcommands.items()]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `pluralrlhf`; returns the exit status (2 for a mistake of the caller's, 130 for Ctrl-C)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("pluralrlhf"))
+        return 0
+    command, *rest = argv
+    subcommands = COMMANDS.get(command)
+    if subcommands is None:
+        print(f"error: unknown command {command!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    if "" in subcommands:
+        module, prog = subcommands[""][0], f"pluralrlhf {command}"
+    elif rest and rest[0] in subcommands:
+        module, prog = subcommands[rest[0]][0], f"pluralrlhf {command} {rest[0]}"
+        rest = rest[1:]
+    else:
+        asked = bool(rest) and rest[0] in ("-h", "--help")
+        found = "" if asked or not rest else f"error: unknown command {command + ' ' + rest[0]!r}\n\n"
+        print(found + _usage(command), file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return run_module(module, rest, prog)
+
+
+def run_module(module: str, argv: list[str], prog: str) -> int:
+    """Runs one command, turning the errors that are the caller's to fix into one line and exit status 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        return importlib.import_module(f".{module}", __package__).main(argv, prog) or 0
+    except PluralRLHFError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
