@@ -1,0 +1,48 @@
+"""User models: one file a method. To add one: its file, one line below, one recipe, one row of the README's table."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from ..errors import ConfigError
+from .base import PairOutput, UserModel, UserState, bradley_terry_loss, build_config
+
+# name -> (module, class); imported when used.
+USER_MODELS: dict[str, tuple[str, str]] = {
+    "btl": ("btl", "BTL"),
+    "vpl": ("vpl", "VPL"),
+}
+
+
+def user_model_class(name: str) -> type[UserModel]:
+    """The class of a user model.
+
+    Raises:
+        ConfigError: No method of that name; close ones are suggested.
+    """
+    if name not in USER_MODELS:
+        close = difflib.get_close_matches(name, USER_MODELS, n=1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        raise ConfigError(f"`user_model` is {name!r}, which is not known.{hint} Known: {', '.join(USER_MODELS)}.")
+    module, attribute = USER_MODELS[name]
+    return getattr(importlib.import_module(f".{module}", __package__), attribute)
+
+
+def build_user_model(name: str, feature_dim: int, settings: dict[str, Any] | None = None) -> UserModel:
+    """Builds a user model from its name and its settings (`user_model_kwargs`)."""
+    cls = user_model_class(name)
+    return cls(feature_dim, build_config(cls.config_class, settings, name))
+
+
+__all__ = [
+    "USER_MODELS",
+    "PairOutput",
+    "UserModel",
+    "UserState",
+    "bradley_terry_loss",
+    "build_config",
+    "build_user_model",
+    "user_model_class",
+]

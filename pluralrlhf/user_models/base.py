@@ -1,0 +1,230 @@
+"""What every user model is: `encode` a few labelled pairs into a state, `score` responses under that state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+STATE_SCHEMA = 1
+
+
+@dataclass
+class UserState:
+    """What a model knows of one or several users.
+
+    Args:
+        method: Name of the user model that made it.
+        tensors: Name to tensor; the first dimension of each is the number of users U.
+        provenance: For a state that leaves the process: `model`, `model_sha256`, `pair_ids`, `edited`.
+    """
+
+    method: str
+    tensors: dict[str, Tensor]
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.tensors[key]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> UserState:
+        """The state with `function` applied to each tensor."""
+        return dataclasses.replace(self, tensors={name: function(value) for name, value in self.tensors.items()})
+
+    def rows(self, index: Tensor | slice) -> UserState:
+        """The states of some users, repeated as `index` says."""
+        return self.map(lambda value: value[index])
+
+    def to(self, device: torch.device | str) -> UserState:
+        return self.map(lambda value: value.to(device))
+
+    def to_json(self) -> dict[str, Any]:
+        """A small JSON-ready dictionary of one user's state; `from_json` is its inverse."""
+        if len(self) != 1:
+            raise ConfigError(f"`to_json` takes the state of one user, this one holds {len(self)}. Use `state.rows`.")
+        values = {name: value[0].tolist() for name, value in self.tensors.items()}
+        return {"schema": STATE_SCHEMA, "method": self.method, "state": values, "edited": False, **self.provenance}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> UserState:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ConfigError: Another schema, or a field is missing.
+        """
+        if data.get("schema") != STATE_SCHEMA or "state" not in data or "method" not in data:
+            raise ConfigError(
+                f"Not a user state of schema {STATE_SCHEMA} (found schema {data.get('schema')!r}, keys "
+                f"{sorted(data)}). Export it again with this version."
+            )
+        tensors = {name: torch.tensor([value]) for name, value in data["state"].items()}
+        rest = {key: value for key, value in data.items() if key not in ("schema", "method", "state")}
+        return cls(data["method"], tensors, rest)
+
+
+@dataclass
+class PairOutput:
+    """What a user model makes of a batch of B target pairs.
+
+    Attributes:
+        chosen_rewards, rejected_rewards: (B,) rewards.
+        loss: Scalar to minimise, the method's own terms included.
+        metrics: Name to detached scalar, for the log.
+    """
+
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
+    """(B,) negative log-likelihood -log sigma(r+ - r- - margin) of the choices (Bradley and Terry 1952)."""
+    difference = chosen - rejected
+    return -F.logsigmoid(difference if margin is None else difference - margin)
+
+
+def build_config(config_class: type, settings: dict[str, Any] | None, method: str):
+    """Builds a method's dataclass from `user_model_kwargs`.
+
+    Raises:
+        ConfigError: A key that the method does not have.
+    """
+    settings = dict(settings or {})
+    names = [field.name for field in dataclasses.fields(config_class)]
+    unknown = sorted(set(settings) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"`user_model_kwargs` of `{method}` has unknown keys {unknown}. Known: {', '.join(names) or 'none'}."
+        )
+    return config_class(**settings)
+
+
+def mlp(sizes: list[int], slope: float | None = None) -> nn.Sequential:
+    """Linear layers of the given sizes with GELU between them, or LeakyReLU where a negative slope is given."""
+    layers: list[nn.Module] = []
+    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:])):
+        layers.append(nn.Linear(n_in, n_out))
+        if i < len(sizes) - 2:
+            layers.append(nn.GELU() if slope is None else nn.LeakyReLU(slope))
+    return nn.Sequential(*layers)
+
+
+def gather_sum(values: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Sums rows of `values` over each user's context without materialising the gathered rows.
+
+    Args:
+        values: (N, d), one row a distinct context pair.
+        index: (B, K) rows of `values`.
+        mask: (B, K) true where there is a pair.
+
+    Returns:
+        (B, d); zeros where the context is empty.
+    """
+    if not index.shape[1] or not len(values):
+        return values.new_zeros(len(index), values.shape[1])
+    weights = mask.to(values.dtype)
+    return F.embedding_bag(index.clamp(min=0), values, mode="sum", per_sample_weights=weights)
+
+
+class UserModel(nn.Module):
+    """Base of the head-route user models. A method is one file: its config, `encode`, `score`.
+
+    Subclasses set `name` and `config_class`, and implement `encode` and `score`; a method with its own likelihood or
+    regulariser overrides `forward` or `regularizer`. Features are those of a (prompt, response), already standardised;
+    they do not depend on the user.
+
+    Args:
+        feature_dim: d, size of a response's features.
+        config: The method's settings.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type]
+    uses_context: ClassVar[bool] = True
+    has_posterior: ClassVar[bool] = False
+
+    def __init__(self, feature_dim: int, config: Any):
+        super().__init__()
+        self.feature_dim, self.config = feature_dim, config
+        self.step, self.max_steps = 0, 0
+
+    def set_step(self, step: int, max_steps: int) -> None:
+        """Tells annealed terms the optimiser step; being set from it, they resume exactly and skip evaluation."""
+        self.step, self.max_steps = step, max_steps
+
+    def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
+        """Turns contexts into user states.
+
+        Args:
+            context_features: (N, 2, d) features of distinct pairs, chosen first.
+            context_index: (B, K) which pairs each user's context holds; what is masked is never read.
+            context_mask: (B, K) boolean. All false is k = 0, valid for every method.
+
+        Returns:
+            State of B users; it does not depend on the order of the pairs.
+        """
+        raise NotImplementedError
+
+    def score(self, features: Tensor, state: UserState) -> Tensor:
+        """(B,) reward of features (B, d) under the state of the same row."""
+        raise NotImplementedError
+
+    def sample(self, state: UserState, generator: torch.Generator | None = None) -> UserState:
+        """A draw from the posterior, for training; the state itself where a method has none."""
+        return state
+
+    def regularizer(self, state: UserState, n_user_pairs: Tensor | None) -> tuple[Tensor | float, dict[str, Tensor]]:
+        """The method's own loss term (a scalar, averaged over the batch) and metrics."""
+        return 0.0, {}
+
+    def forward(
+        self,
+        chosen: Tensor,
+        rejected: Tensor,
+        state: UserState,
+        margin: Tensor | None = None,
+        n_user_pairs: Tensor | None = None,
+    ) -> PairOutput:
+        """Scores B pairs and returns the loss; in training the state is sampled.
+
+        Args:
+            chosen, rejected: (B, d) features.
+            state: B users.
+            margin: (B,) optional.
+            n_user_pairs: (B,) how many target pairs the user of each row has, for terms that count once a user.
+        """
+        term, metrics = self.regularizer(state, n_user_pairs)
+        drawn = self.sample(state) if self.training else state
+        chosen_rewards, rejected_rewards = self.score(chosen, drawn), self.score(rejected, drawn)
+        loss = bradley_terry_loss(chosen_rewards, rejected_rewards, margin).mean() + term
+        return PairOutput(chosen_rewards, rejected_rewards, loss, metrics)
+
+    def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
+        """(B,) predictive probability that `chosen` is preferred, the posterior's spread averaged over where known."""
+        return torch.sigmoid(self.score(chosen, state) - self.score(rejected, state))
+
+    def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
+        """(U, R) rewards of R responses for U users, in blocks of users so that memory stays bounded."""
+        n_users, n_responses = len(state), len(features)
+        block = max(1, max_elements // max(1, n_responses * self.feature_dim))
+        out = features.new_empty(n_users, n_responses)
+        for start in range(0, n_users, block):
+            part = state.rows(slice(start, start + block))
+            index = torch.arange(len(part), device=features.device).repeat_interleave(n_responses)
+            tiled = features.repeat(len(part), 1)
+            out[start : start + block] = self.score(tiled, part.rows(index)).view(len(part), n_responses)
+        return out
+
+    def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState | None:
+        """States drawn as if of random users (a control); `None` where the method has no state."""
+        return None
