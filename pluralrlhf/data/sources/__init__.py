@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from ...errors import ConfigError
+from ..splits import SplitConfig
 
 # name -> "module:class", imported only when asked for.
 SOURCES: dict[str, str] = {
@@ -35,6 +36,9 @@ class Source:
         min_pairs_per_user: What happens to users with fewer pairs if the caller does not say: a number drops and
             counts them, None makes a user with a single pair (who has no history) an error.
         dropped: reason -> how many rows `rows()` left out, filled while it runs.
+        split: How users and items will be divided, set by the writer before `rows()`. A source that *chooses* which
+            pairs to make reads it, so as not to make pairs of a seen and an unseen item, which no split can hold.
+            None where a source is read on its own.
     """
 
     name: ClassVar[str]
@@ -42,6 +46,7 @@ class Source:
     example: ClassVar[str] = ""
     min_pairs_per_user: ClassVar[int | None] = 2
     dropped: Counter[str]
+    split: ClassVar[SplitConfig | None] = None
 
     def __post_init__(self) -> None:
         self.dropped = Counter()
@@ -50,7 +55,9 @@ class Source:
         """Pair rows (see `data/schema.py`) in a fixed order, streaming; called once a build, before the rest.
 
         A row may carry `_file` and `_row` (1-based), which errors name, `_raw` (the row as it was read), and
-        `_test_item` (bool), by which a population decides itself whether the pair's items are unseen ones.
+        `_test_item` (bool), by which a population decides itself whether the pair's items are unseen ones, and
+        `_split_key` (str), hashed in place of the user's id, so that users with one key fall on the same side and
+        have the same pairs held out.
         For a bad row *yield* a `schema.RowError` in its place: the writer raises it, or counts it and goes on under
         `--skip_invalid`. For a file that cannot be read, raise a `DataError`.
         """
