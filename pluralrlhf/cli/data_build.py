@@ -1,0 +1,236 @@
+"""`pluralrlhf data build SOURCE --out DIR`: the flags are the fields of the source's dataclass and of the builder."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+from ..data.sources import SOURCES, Source, source_class
+from ..data.splits import SplitConfig
+from ..errors import ConfigError
+
+_PROG = "pluralrlhf data build"
+# Defaults of the numbers are `SplitConfig`'s.
+_BUILDER_HELP = {
+    "seed": "seed of the splits",
+    "validation_users": "share of users in `validation`",
+    "test_users": "share of users never seen in training",
+    "test_items": "share of items never seen in training; 0 keeps all items seen",
+    "test_pairs": "share of the training users' pairs held out",
+    "n_user_folds": "divide users into this many folds; fold --user_fold is the test users",
+    "user_fold": "which fold of users is the test users",
+    "n_item_folds": "divide items into this many folds; fold --item_fold is the unseen items",
+    "item_fold": "which fold of items is the unseen items",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports mistakes as `ConfigError`, with close matches for a misspelled flag."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=2) if unknown else []
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"{message}.{hint} See `{self.prog} -h`")
+
+
+def main(argv: list[str], prog: str = _PROG) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(prog))
+        return 0 if argv else 2
+    name, *rest = argv
+    if name.startswith("-"):
+        raise ConfigError(f"the first argument is the source, not {name}: `{prog} SOURCE --out DIR ...`")
+    cls = source_class(name)
+    parser = build_parser(cls, f"{prog} {name}")
+    values = vars(parser.parse_args(rest))
+    if config := values.pop("config"):
+        # A file's settings come first and flags override them: parse again with the file's values as defaults.
+        parser.set_defaults(**_read_config(config, parser))
+        values = vars(parser.parse_args(rest))
+        values.pop("config")
+    if not values["out"]:
+        raise ConfigError(f"`--out` is missing: name the folder to make. See `{prog} {name} -h`")
+    from ..data.writer import build_dataset, check_destination
+
+    builder = {key: values.pop(key) for key in _builder_keys()}
+    from pathlib import Path
+
+    check_destination(Path(builder["out"]), builder["overwrite"])
+    source = cls(seed=builder["seed"], **values) if _takes_seed(cls) else cls(**values)
+    out = build_dataset(source, builder.pop("out"), **builder)
+    _print_summary(out)
+    return 0
+
+
+def build_parser(cls: type[Source], prog: str) -> argparse.ArgumentParser:
+    """The parser of one source: its dataclass's fields, then the builder's settings."""
+    example = f"example:\n  {prog} {cls.example}{' ' if cls.example else ''}--out data_{cls.name}"
+    parser = _Parser(
+        prog=prog,
+        description=f"{cls.summary}",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", metavar="DIR", help="the dataset folder to make")
+    parser.add_argument("--config", metavar="FILE", help="YAML with any of these settings; flags override it")
+    own = parser.add_argument_group(f"settings of {cls.name}")
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if f.init and f.name != "seed":
+            add_field(own, f, hints[f.name])
+    splits = parser.add_argument_group("splits (by hash: stable under re-ordering and appending)")
+    split_hints = typing.get_type_hints(SplitConfig)
+    for f in dataclasses.fields(SplitConfig):
+        add_field(splits, f, split_hints[f.name], help=_BUILDER_HELP[f.name])
+    rest = parser.add_argument_group("rows")
+    rest.add_argument(
+        "--min_pairs_per_user",
+        type=int,
+        metavar="N",
+        help="leave out users with fewer pairs, and count them "
+        + ("(default: a user with one pair is an error)" if cls.min_pairs_per_user is None else "")
+        + (f"(default: {cls.min_pairs_per_user})" if cls.min_pairs_per_user else ""),
+    )
+    rest.add_argument(
+        "--skip_invalid",
+        action="store_true",
+        help="leave invalid rows out, count them by reason and write them to DIR/skipped.jsonl",
+    )
+    rest.add_argument("--overwrite", action="store_true", help="replace DIR if it is a dataset folder")
+    rest.add_argument("--no_progress", dest="progress", action="store_false", help="print no progress")
+    return parser
+
+
+def add_field(parser: Any, f: dataclasses.Field, hint: Any, help: str | None = None) -> None:
+    """Adds one dataclass field as a flag: numbers, texts, switches, lists and `key=value` mappings."""
+    default = None if f.default is dataclasses.MISSING else f.default
+    if f.default_factory is not dataclasses.MISSING:
+        default = f.default_factory()
+    text = help or f.metadata.get("help", "")
+    shown = f" (default: {_shown(default)})" if default not in (None, "", False, (), [], {}) else ""
+    settings: dict[str, Any] = {"default": default, "help": (text + shown).replace("%", "%%")}
+    hint = _without_none(hint)
+    if hint is bool:
+        parser.add_argument(
+            f"--{f.name}", action=argparse.BooleanOptionalAction if default else "store_true", **settings
+        )
+        return
+    settings["metavar"] = f.metadata.get("metavar") or {int: "N", float: "X"}.get(hint, "TEXT")
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        settings["choices"] = get_args(hint)
+        settings["type"] = type(get_args(hint)[0])
+        settings["metavar"] = "|".join(map(str, get_args(hint)))
+    elif origin is dict:
+        settings |= {"nargs": "+", "action": _Mapping, "metavar": f.metadata.get("metavar", "KEY=VALUE")}
+    elif origin in (list, tuple, Sequence):
+        inner = next((a for a in get_args(hint) if a is not Ellipsis), str)
+        settings |= {"nargs": "+", "type": inner}
+    else:
+        settings["type"] = hint
+    parser.add_argument(f"--{f.name}", **settings)
+
+
+class _Mapping(argparse.Action):
+    """`--map user_id=annotator prompt=question` as a dictionary; a flag given twice adds to it."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        mapping = dict(getattr(namespace, f"_given_{self.dest}", {}))
+        for value in values:
+            key, equals, item = value.partition("=")
+            if not equals or not key or not item:
+                raise ConfigError(f"`{option_string} {value[:40]}`: write KEY=VALUE, such as user_id=annotator")
+            if key in mapping:
+                raise ConfigError(f"`{option_string}` gives {key[:40]!r} twice")
+            mapping[key] = item
+        setattr(namespace, self.dest, mapping)
+        setattr(namespace, f"_given_{self.dest}", mapping)
+
+
+def _read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise ConfigError(f"`--config {path}` cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"`--config {path}` is not valid YAML") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"`--config {path}` must hold settings as `name: value` lines")
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=2)
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"Settings: {', '.join(sorted(known))}"
+            raise ConfigError(f"`--config {path}`: unknown setting {str(key)[:40]!r}. {hint}")
+    return values
+
+
+def _builder_keys() -> list[str]:
+    names = [f.name for f in dataclasses.fields(SplitConfig)]
+    return ["out", "skip_invalid", "min_pairs_per_user", "overwrite", "progress", *names]
+
+
+def _takes_seed(cls: type[Source]) -> bool:
+    return any(f.name == "seed" and f.init for f in dataclasses.fields(cls))
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (typing.Union, types.UnionType):
+        return next(a for a in get_args(hint) if a is not type(None))
+    return hint
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{k}={v}" for k, v in value.items())
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _overview(prog: str) -> str:
+    return (
+        f"usage: {prog} SOURCE --out DIR [settings]\n\n"
+        "Builds a dataset folder from a source: rows checked, split by hash of users and items, written as parquet\n"
+        "that `datasets.load_dataset` reads.\n\n"
+        f"sources: {', '.join(SOURCES)}   (`pluralrlhf data list` describes them)\n"
+        f"settings of a source: {prog} SOURCE -h\n\n"
+        f"example:\n  {prog} pets --out data_pets"
+    )
+
+
+def _print_summary(out: Any) -> None:
+    from ..data import read_build
+    from ..data.schema import SPLITS, VALIDATION
+
+    build = read_build(out)
+    counts = build["counts"]
+    print(f"{out}: {counts['pairs']:,} pairs of {counts['users']:,} users")
+    for split, count in counts["splits"].items():
+        print(f"  {split:<32}{count['pairs']:>12,} pairs{count['users']:>10,} users")
+    for title, lost in (("left out", build["dropped"]), ("invalid, skipped", build["skipped_invalid"])):
+        if any(lost.values()):
+            print(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in lost.items() if n))
+    if build["skipped_invalid"]:
+        print(f"  the skipped rows are in {out / 'skipped.jsonl'}")
+    empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in counts["splits"]]
+    if empty:
+        print(f"  note: nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help")
+    print(f"Look at it: pluralrlhf data inspect {out}")
+
+
+if __name__ == "__main__":
+    import sys
+
+    from . import run_module
+
+    sys.exit(run_module("data_build", sys.argv[1:], _PROG))
