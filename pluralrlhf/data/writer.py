@@ -147,6 +147,7 @@ class _Build:
         from .card import write_card
         from .progress import Progress
 
+        self.source.split = self.splits
         with Progress("pairs", self.source.progress, shown=progress) as bar:
             for row in self.source.rows():
                 self.read += 1
@@ -216,11 +217,14 @@ class _Build:
         self.start = self.start or {"file": file, "row": number}
         if self.valid[user] == 1:
             self.first[user] = (file, number)
-            self.partition[user] = self.splits.user_partition(user)
+            self.partition[user] = self.splits.user_partition(row.get("_split_key", user))
         else:
             self.first.pop(user, None)
         split, reason = self.splits.assign(
-            user, clean["item_ids"], partition=self.partition[user], test_item=row.get("_test_item")
+            row.get("_split_key", user),
+            clean["item_ids"],
+            partition=self.partition[user],
+            test_item=row.get("_test_item"),
         )
         if split is None:
             self.dropped[reason] += 1
