@@ -1,0 +1,48 @@
+"""Personalised RLHF: reward models and policies that learn what each user wants.
+
+Importing the package registers the reward model with transformers' `Auto*` classes; the rest is imported on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+_HOME = {
+    "PersonalizedReward": ".rewards.personalized",
+    "PersonalizedRewardConfig": ".trainers.reward_config",
+    "PersonalizedRewardModel": ".modeling",
+    "PersonalizedRewardModelConfig": ".modeling",
+    "PersonalizedRewardTrainer": ".trainers.reward_trainer",
+    "USER_MODELS": ".user_models",
+    "UserHistory": ".data.history",
+    "UserState": ".user_models",
+    "load_encoder": ".features.encoders",
+    "load_pairs": ".data",
+}
+
+__all__ = sorted(_HOME)
+
+if TYPE_CHECKING:
+    from .data import load_pairs
+    from .data.history import UserHistory
+    from .features.encoders import load_encoder
+    from .modeling import PersonalizedRewardModel, PersonalizedRewardModelConfig
+    from .rewards.personalized import PersonalizedReward
+    from .trainers.reward_config import PersonalizedRewardConfig
+    from .trainers.reward_trainer import PersonalizedRewardTrainer
+    from .user_models import USER_MODELS, UserState
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# `AutoModelForSequenceClassification` must know the model once the package is imported. The command line imports the
+# model where it uses it, so that `pluralrlhf -h` does not wait for torch.
+if os.path.basename((getattr(sys, "argv", None) or [""])[0]) != "pluralrlhf":
+    importlib.import_module(".modeling", __name__)

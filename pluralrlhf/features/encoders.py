@@ -139,6 +139,31 @@ class TextEncoder:
             self._fingerprint = _fingerprint(self)
         return self._fingerprint
 
+    def spec(self) -> dict[str, Any]:
+        """What [`load_encoder`] needs to load it again, and the fingerprint that it must then have."""
+        own = self.pooling == "sentence-transformers"
+        return {
+            "name": self.name,
+            "pooling": None if own else self.pooling,
+            "max_length": self.max_length,
+            "fingerprint": self.fingerprint,
+        }
+
+    @torch.inference_mode()
+    def encode_ids(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, d) float32 vectors of token sequences (B, L) made with `tokenizer`.
+
+        Raises:
+            ConfigError: for a model over static word vectors, which has no token sequences.
+        """
+        inputs = {"input_ids": input_ids.to(self.device), "attention_mask": attention_mask.to(self.device)}
+        if self.pooling != "sentence-transformers":
+            hidden = self.model(**inputs).last_hidden_state
+            return pool(hidden, inputs["attention_mask"], self.pooling).float().clone()
+        if not _is_transformer(self.model):
+            raise ConfigError(f"{self.name!r} reads texts, not token ids: use `encode`.")
+        return self.model(inputs)["sentence_embedding"].float().clone()
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encodes texts; one longer than `max_length` tokens is cut, counted in `truncated` and reported in the log.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -112,7 +113,7 @@ def build_config(config_class: type, settings: dict[str, Any] | None, method: st
 def mlp(sizes: list[int], slope: float | None = None) -> nn.Sequential:
     """Linear layers of the given sizes with GELU between them, or LeakyReLU where a negative slope is given."""
     layers: list[nn.Module] = []
-    for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         layers.append(nn.Linear(n_in, n_out))
         if i < len(sizes) - 2:
             layers.append(nn.GELU() if slope is None else nn.LeakyReLU(slope))

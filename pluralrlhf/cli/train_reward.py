@@ -1,0 +1,94 @@
+"""`pluralrlhf train reward`, also `accelerate launch -m pluralrlhf.cli.train_reward`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+EXAMPLE = """example:
+  pluralrlhf data build pets --out runs/data/pets
+  pluralrlhf train reward --config recipes/pets/vpl.yaml --data runs/data/pets --output_dir runs/pets-vpl
+
+A recipe is a YAML file with the same names; what is given on the command line wins. Several processes:
+  accelerate launch --num_processes 2 -m pluralrlhf.cli.train_reward --config recipes/pets/vpl.yaml ...
+"""
+
+
+@dataclass
+class DataArguments:
+    """What to train on."""
+
+    data: str | None = field(
+        default=None, metadata={"help": "Dataset folder made by `data build`, or a Hub id with the same columns."}
+    )
+    eval_splits: list[str] = field(
+        default_factory=lambda: ["validation"],
+        metadata={"help": "Splits evaluated during training; choices are made on `validation` alone."},
+    )
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the last checkpoint in `output_dir`; start anew if there is none."},
+    )
+
+
+def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.train_reward") -> int:
+    """Trains, evaluates on validation users, saves; returns the exit status."""
+    import argparse
+
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+    from ..data import load_pairs
+    from ..errors import ConfigError
+    from ..trainers.reward_config import PersonalizedRewardConfig
+    from ..trainers.reward_trainer import PersonalizedRewardTrainer
+    from .arguments import parse
+
+    parser = TrlParser(
+        (DataArguments, PersonalizedRewardConfig, ModelConfig),
+        prog=prog,
+        description="Train a personalised reward model.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data_args, args, model_args = parse(parser, argv)
+    if not data_args.data:
+        raise ConfigError("`--data` is missing: the dataset folder that `pluralrlhf data build` made.")
+    if args.encoder is None and model_args.model_name_or_path is None:
+        raise ConfigError(
+            "Give `--encoder` (frozen features, such as `offline`) or `--model_name_or_path` (a backbone to train)."
+        )
+    splits = load_pairs(data_args.data)
+    unknown = [split for split in data_args.eval_splits if split not in splits]
+    if unknown:
+        raise ConfigError(f"`eval_splits` names {unknown}, which {data_args.data} lacks. It has {sorted(splits)}.")
+
+    if args.model_init_kwargs is None and model_args.model_name_or_path is not None:
+        dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
+        args.model_init_kwargs = {"revision": model_args.model_revision, "dtype": dtype}
+        if model_args.attn_implementation:
+            args.model_init_kwargs["attn_implementation"] = model_args.attn_implementation
+    trainer = PersonalizedRewardTrainer(
+        model=model_args.model_name_or_path,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset={split: splits[split] for split in data_args.eval_splits} or None,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    checkpoint = get_last_checkpoint(args.output_dir) if data_args.resume else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(args.output_dir)
+    if trainer.eval_dataset:
+        metrics = trainer.evaluate()
+        trainer.save_metrics("eval", metrics)
+        trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return 0
+
+
+if __name__ == "__main__":
+    from . import run_module
+
+    sys.exit(run_module("train_reward", sys.argv[1:], "python -m pluralrlhf.cli.train_reward"))

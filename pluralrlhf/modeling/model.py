@@ -1,0 +1,438 @@
+"""`PersonalizedRewardModel`: a backbone or frozen features, and a user model on top."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..errors import ConfigError
+from ..features.encoders import TextEncoder, load_encoder
+from ..features.pooling import pool
+from ..features.rendering import encoder_parts
+from ..features.tokenization import Messages, as_messages, tokenize_response
+from ..user_models import UserState, build_user_model
+from .configuration import PersonalizedRewardModelConfig
+from .saving import load_with_adapter, save_with_adapter
+
+
+@dataclass
+class RewardOutput(ModelOutput):
+    """Output of [`PersonalizedRewardModel`].
+
+    Args:
+        loss: Scalar, for pairs.
+        logits: (2B, 1) rewards, chosen first, for pairs; (B, 1) for single responses.
+        metrics: The user model's own metrics, detached scalars.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    metrics: dict[str, Tensor] | None = None
+
+
+class PersonalizedRewardModel(PreTrainedModel):
+    """Reward model conditioned on a user.
+
+    Example:
+
+    ```python
+    >>> import pluralrlhf
+    >>> model = pluralrlhf.PersonalizedRewardModel.from_pretrained("runs/pets/vpl")
+    >>> user = model.encode_user([{"prompt": "Which pet?", "chosen": "Get a cat.", "rejected": "Get a dog."}])
+    >>> model.score(["What should I adopt?"] * 2, ["A kitten.", "A puppy."], user)
+    ```
+
+    Args:
+        config: [`PersonalizedRewardModelConfig`].
+        backbone: An `AutoModel` already loaded; built from the configuration where none is given.
+    """
+
+    config_class = PersonalizedRewardModelConfig
+    base_model_prefix = "backbone"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: PersonalizedRewardModelConfig, backbone: PreTrainedModel | None = None):
+        super().__init__(config)
+        if config.feature_dim is None:
+            raise ConfigError("`feature_dim` is None; build the model with `from_encoder` or `from_backbone`.")
+        if backbone is None and config.backbone is not None:
+            backbone = AutoModel.from_config(config.backbone_config())
+        self.backbone = backbone
+        # Standardisation of frozen features; the identity for a backbone that is trained.
+        self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
+        self.register_buffer("feature_scale", torch.ones(config.feature_dim))
+        self.user_model = build_user_model(config.user_model, config.feature_dim, config.user_model_kwargs)
+        self.feature_noise = 0.0
+        # Lists, because a module assigned as an attribute would become part of the weights.
+        self._encoder: list[TextEncoder] = []
+        self._peft_model: list = []
+        self._tokenizer: Any = None
+        self.post_init()
+
+    def _init_weights(self, module) -> None:
+        # PyTorch's own initialisation, made at construction, stands: heads at a standard deviation of 0.02 hardly learn.
+        return
+
+    # Construction
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: TextEncoder | str,
+        user_model: str = "vpl",
+        user_model_kwargs: dict[str, Any] | None = None,
+        *,
+        encoder_input: str = "response",
+        **encoder_kwargs: Any,
+    ) -> PersonalizedRewardModel:
+        """A model on frozen features of a text encoder.
+
+        Args:
+            encoder: A `TextEncoder`, or a name for `load_encoder` (`offline`, a sentence-transformers or `AutoModel`
+                id, a folder).
+            user_model: Name of the user model.
+            user_model_kwargs: Its settings.
+            encoder_input: See [`PersonalizedRewardModelConfig`].
+        """
+        if isinstance(encoder, str):
+            encoder = load_encoder(encoder, **encoder_kwargs)
+        config = PersonalizedRewardModelConfig(
+            user_model=user_model,
+            user_model_kwargs=user_model_kwargs,
+            feature_dim=encoder.dim * (2 if encoder_input == "concat" else 1),
+            encoder=encoder.spec(),
+            encoder_input=encoder_input,
+        )
+        model = cls(config)
+        model.encoder = encoder
+        return model
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: PreTrainedModel | str,
+        user_model: str = "vpl",
+        user_model_kwargs: dict[str, Any] | None = None,
+        *,
+        tokenizer: Any = None,
+        pooling: str | None = None,
+        max_length: int | None = None,
+        **model_init_kwargs: Any,
+    ) -> PersonalizedRewardModel:
+        """A model with a backbone of its own, to be trained whole or by LoRA.
+
+        Args:
+            backbone: An `AutoModel` (without a language-model head), or an id or folder to load one from.
+            tokenizer: Its tokenizer; loaded from the same id when needed.
+            pooling: `last` for decoders, `mean` for encoders, unless given.
+            model_init_kwargs: Passed to `AutoModel.from_pretrained` (dtype, quantization_config, revision ...).
+        """
+        name = None
+        if isinstance(backbone, str):
+            name = backbone
+            backbone = AutoModel.from_pretrained(backbone, **model_init_kwargs)
+        inner = backbone.config.get_text_config()
+        settings = {**backbone.config.to_dict(), "model_type": backbone.config.model_type}
+        config = PersonalizedRewardModelConfig(
+            user_model=user_model,
+            user_model_kwargs=user_model_kwargs,
+            feature_dim=inner.hidden_size,
+            backbone=settings,
+            backbone_name_or_path=name or backbone.config.name_or_path or None,
+            pooling=pooling or ("mean" if is_encoder_only(backbone) else "last"),
+            max_length=max_length,
+            pad_token_id=getattr(tokenizer, "pad_token_id", None),
+        )
+        model = cls(config, backbone)
+        model.user_model.to(dtype=torch.float32, device=backbone.device)
+        model.tokenizer = tokenizer
+        if getattr(backbone, "is_quantized", False):
+            model.is_quantized, model.hf_quantizer = True, backbone.hf_quantizer
+            for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method"):
+                if hasattr(backbone, flag):
+                    setattr(model, flag, getattr(backbone, flag))
+        return model
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> PersonalizedRewardModel:
+        """Loads a saved model; a folder with an `adapter/` gets its backbone from `base/` or from its id."""
+        folder = Path(str(pretrained_model_name_or_path))
+        if (folder / "adapter" / "adapter_config.json").is_file():
+            return load_with_adapter(cls, folder, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs) -> None:
+        """Saves weights (safetensors), configuration and, for a backbone, its tokenizer; adapters beside their base."""
+        if self._peft_model:
+            save_with_adapter(self, self._peft_model[0], save_directory)
+        else:
+            super().save_pretrained(save_directory, **kwargs)
+        if self._tokenizer is not None and self.config.backbone is not None:
+            self._tokenizer.save_pretrained(save_directory)
+
+    def attach_adapter(self, peft_model) -> None:
+        """Notes the `PeftModel` that wraps this model, so that saving and loading keep the adapter apart."""
+        self._peft_model[:] = [peft_model]
+
+    @property
+    def encoder(self) -> TextEncoder | None:
+        """The frozen encoder, loaded by its name when first needed; `None` for a backbone.
+
+        Raises:
+            ConfigError: What is installed under that name has another hash than the one trained on.
+        """
+        if not self._encoder and self.config.encoder is not None:
+            spec = dict(self.config.encoder)
+            expected = spec.pop("fingerprint", None)
+            encoder = load_encoder(**spec, device=str(self.feature_mean.device))
+            if expected and encoder.fingerprint != expected:
+                raise ConfigError(
+                    f"The encoder {spec['name']!r} has hash {encoder.fingerprint}, this model was trained on "
+                    f"{expected}. Install the same release of the encoder, or train again."
+                )
+            self._encoder.append(encoder)
+        return self._encoder[0] if self._encoder else None
+
+    @encoder.setter
+    def encoder(self, encoder: TextEncoder) -> None:
+        self._encoder[:] = [encoder]
+
+    @property
+    def tokenizer(self):
+        """The backbone's tokenizer, loaded from the model's folder or the backbone's id when first needed."""
+        if self._tokenizer is None and self.config.backbone is not None:
+            source = self.config.name_or_path or self.config.backbone_name_or_path
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def get_input_embeddings(self):
+        return None if self.backbone is None else self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value) -> None:
+        if self.backbone is not None:
+            self.backbone.set_input_embeddings(value)
+
+    # Features
+
+    def set_standardization(self, mean: Tensor, scale: Tensor) -> None:
+        """Sets the features' mean and standard deviation, (d,) each; a constant dimension keeps scale 1."""
+        with torch.no_grad():
+            self.feature_mean.copy_(mean)
+            self.feature_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+
+    def standardize(self, features: Tensor) -> Tensor:
+        """(..., d) features with mean 0 and variance 1 over the training responses, noise added in training."""
+        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
+        if self.training and self.feature_noise:
+            features = features + self.feature_noise * torch.randn_like(features)
+        return features
+
+    def pooled(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """(B, d) float features of token sequences (B, L), through the backbone or the frozen encoder."""
+        if attention_mask is None:
+            attention_mask = (
+                torch.ones_like(input_ids)
+                if self.config.pad_token_id is None
+                else (input_ids != self.config.pad_token_id).long()
+            )
+        if self.backbone is None:
+            return self.encoder.encode_ids(input_ids, attention_mask).to(self.feature_mean)
+        kwargs.pop("use_cache", None)
+        # A cache is of no use to a reward model, and not every backbone takes the argument.
+        cache = {} if is_encoder_only(self.backbone) else {"use_cache": False}
+        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **cache, **kwargs).last_hidden_state
+        return pool(hidden, attention_mask, self.config.pooling)
+
+    def encoder_texts(self, prompt: Messages, response: Messages) -> list[str]:
+        """The texts whose embeddings, side by side, are the features of a response."""
+        prompt, response = as_messages(prompt, "user"), as_messages(response, "assistant")
+        return encoder_parts(prompt, response, self.config.encoder_input, self.encoder.tokenizer)
+
+    def featurize(self, prompts: Sequence[Messages], responses: Sequence[Messages], batch_size: int = 32) -> Tensor:
+        """(n, d) raw features of responses to prompts, given as texts or as message lists."""
+        if len(prompts) != len(responses):
+            raise ConfigError(f"{len(prompts)} `prompts` and {len(responses)} `responses`; give one prompt each.")
+        if self.backbone is None:
+            parts = [self.encoder_texts(p, r) for p, r in zip(prompts, responses)]
+            if not parts:
+                return self.feature_mean.new_zeros(0, self.config.feature_dim)
+            columns = [self.encoder.encode(list(texts)) for texts in zip(*parts)]
+            return torch.cat([torch.from_numpy(c).half().float() for c in columns], -1).to(self.feature_mean.device)
+        ids = [tokenize_response(self.tokenizer, p, r, self.config.max_length)[0] for p, r in zip(prompts, responses)]
+        out = []
+        for start in range(0, len(ids), batch_size):
+            padded = self.tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
+            out.append(self.pooled(padded["input_ids"].to(self.device), padded["attention_mask"].to(self.device)))
+        return torch.cat(out) if out else self.feature_mean.new_zeros(0, self.config.feature_dim)
+
+    # Forward
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        features: Tensor | None = None,
+        chosen_input_ids: Tensor | None = None,
+        chosen_attention_mask: Tensor | None = None,
+        rejected_input_ids: Tensor | None = None,
+        rejected_attention_mask: Tensor | None = None,
+        chosen_features: Tensor | None = None,
+        rejected_features: Tensor | None = None,
+        context_features: Tensor | None = None,
+        context_input_ids: Tensor | None = None,
+        context_attention_mask: Tensor | None = None,
+        context_index: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        margin: Tensor | None = None,
+        n_user_pairs: Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> RewardOutput:
+        """Rewards of pairs or of single responses.
+
+        Args:
+            input_ids, attention_mask: (B, L) single responses; or `features` (B, d). With pairs, the prefix `chosen_`
+                and `rejected_` of the same.
+            context_features: (N, 2, d) features of the distinct pairs in any context; or `context_input_ids` and
+                `context_attention_mask` (2N, L), chosen rows before rejected rows.
+            context_index, context_mask: (B, K) rows of the context; absent means k = 0.
+            margin: (B,) subtracted from the difference of rewards in the loss.
+            n_user_pairs: (B,) target pairs of each row's user.
+
+        Returns:
+            [`RewardOutput`]; `logits` (2B, 1) with the chosen rewards first, or (B, 1).
+        """
+        single = chosen_features is None and chosen_input_ids is None
+        if single:
+            if features is None:
+                if input_ids is None:
+                    raise ConfigError("Give `input_ids`, `features`, or the `chosen_` and `rejected_` form of either.")
+                features = self.pooled(input_ids, attention_mask)
+            n_rows = len(features)
+        elif chosen_features is not None:
+            n_rows = len(chosen_features)
+        else:
+            width = max(chosen_input_ids.shape[1], rejected_input_ids.shape[1])
+            ids = torch.cat([pad_to(chosen_input_ids, width), pad_to(rejected_input_ids, width)])
+            mask = torch.cat([pad_to(chosen_attention_mask, width), pad_to(rejected_attention_mask, width)])
+            chosen_features, rejected_features = self.pooled(ids, mask).chunk(2)
+            n_rows = len(chosen_features)
+        state = self.encode_context(
+            n_rows, context_features, context_index, context_mask, context_input_ids, context_attention_mask
+        )
+        if single:
+            return RewardOutput(logits=self.user_model.score(self.standardize(features), state)[:, None])
+        output = self.user_model(
+            self.standardize(chosen_features), self.standardize(rejected_features), state, margin, n_user_pairs
+        )
+        logits = torch.cat([output.chosen_rewards, output.rejected_rewards])[:, None]
+        return RewardOutput(loss=output.loss, logits=logits, metrics=output.metrics)
+
+    def encode_context(
+        self,
+        n_rows: int,
+        context_features: Tensor | None = None,
+        context_index: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        context_input_ids: Tensor | None = None,
+        context_attention_mask: Tensor | None = None,
+    ) -> UserState:
+        """State of `n_rows` users from raw context features, or of k = 0 where there are none."""
+        device, d = self.feature_mean.device, self.config.feature_dim
+        if context_input_ids is not None and self.user_model.uses_context:
+            pooled = self.pooled(context_input_ids, context_attention_mask)
+            context_features = torch.stack(pooled.chunk(2), dim=1)
+        if context_features is None or context_index is None:
+            context_features = self.feature_mean.new_zeros(0, 2, d)
+            context_index = torch.zeros(n_rows, 0, dtype=torch.long, device=device)
+            context_mask = torch.zeros(n_rows, 0, dtype=torch.bool, device=device)
+        return self.user_model.encode(self.standardize(context_features), context_index, context_mask)
+
+    # Use
+
+    def encode_user(self, pairs: Sequence[dict[str, Any]] | None = None) -> UserState:
+        """What the model makes of one user's labelled pairs.
+
+        Args:
+            pairs: Dictionaries with `prompt`, `chosen`, `rejected` (texts or message lists) and optionally `pair_id`;
+                none is the state of an unknown user.
+        """
+        state = self.encode_users([list(pairs or [])])
+        state.provenance["model"] = self.config.name_or_path
+        state.provenance["pair_ids"] = [pair.get("pair_id") for pair in pairs or []]
+        return state
+
+    @torch.no_grad()
+    def encode_users(self, histories: Sequence[Sequence[dict[str, Any]]]) -> UserState:
+        """States of several users at once, from a list of pairs each; see `encode_user`."""
+        self.eval()
+        pairs = [pair for history in histories for pair in history]
+        for number, pair in enumerate(pairs, 1):
+            missing = [key for key in ("prompt", "chosen", "rejected") if not pair.get(key)]
+            if missing:
+                raise ConfigError(f"`pairs`, number {number}: no {', '.join(missing)}. Each pair needs all three.")
+        prompts = [pair["prompt"] for pair in pairs]
+        sides = [self.featurize(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")]
+        counts = torch.tensor([len(history) for history in histories], dtype=torch.long)
+        mask = torch.arange(int(counts.max())) < counts[:, None]
+        index = torch.zeros(mask.shape, dtype=torch.long)
+        index[mask] = torch.arange(len(pairs))
+        device = self.feature_mean.device
+        return self.encode_context(len(counts), torch.stack(sides, 1), index.to(device), mask.to(device))
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[Messages], responses: Sequence[Messages], state: UserState | None = None
+    ) -> Tensor:
+        """(n,) rewards of responses under the state of one user, of n users, or of an unknown user (`None`)."""
+        self.eval()
+        features = self.standardize(self.featurize(prompts, responses))
+        state = self.encode_context(1) if state is None else self._checked(state)
+        if len(state) == 1 and len(features) != 1:
+            state = state.rows(torch.zeros(len(features), dtype=torch.long, device=features.device))
+        if len(state) != len(features):
+            raise ConfigError(f"`state` holds {len(state)} users for {len(features)} responses; give 1 or as many.")
+        return self.user_model.score(features, state)
+
+    @torch.no_grad()
+    def score_matrix(self, state: UserState, prompts: Sequence[Messages], responses: Sequence[Messages]) -> Tensor:
+        """(U, R) rewards of every response for every user in `state`."""
+        self.eval()
+        return self.user_model.score_matrix(self.standardize(self.featurize(prompts, responses)), self._checked(state))
+
+    def _checked(self, state: UserState) -> UserState:
+        if state.method != self.config.user_model:
+            raise ConfigError(f"`state` was made by `{state.method}`, this model is `{self.config.user_model}`.")
+        return state.to(self.feature_mean.device)
+
+    def load_state(self, path: str | Path) -> UserState:
+        """Reads a user's state that was exported as JSON."""
+        return self._checked(UserState.from_json(json.loads(Path(path).read_text(encoding="utf-8"))))
+
+
+def is_encoder_only(model: PreTrainedModel) -> bool:
+    """Whether attention is bidirectional, as BERT's: then mean pooling is the default and there is no cache."""
+    names = " ".join(type(module).__name__ for module in model.children())
+    return not getattr(model.config, "is_decoder", False) and ("Encoder" in names or "Transformer" in names)
+
+
+def pad_to(values: Tensor, width: int) -> Tensor:
+    """Right-pads (B, L) with zeros; what a zero id means is masked out."""
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]))

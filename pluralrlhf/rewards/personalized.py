@@ -1,0 +1,107 @@
+"""A personalised reward model as a TRL reward function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..features.tokenization import Messages
+    from ..modeling import PersonalizedRewardModel
+    from ..user_models import UserState
+
+
+class PersonalizedReward:
+    """Scores completions by what their user prefers, for `GRPOTrainer` and `RLOOTrainer`.
+
+    Example:
+
+    ```python
+    >>> reward = PersonalizedReward(model, data["train"])
+    >>> GRPOTrainer("Qwen/Qwen2.5-0.5B", reward_funcs=reward, train_dataset=prompts_with_user_id)
+    ```
+
+    Args:
+        model: The reward model; it is put in evaluation mode and scores on the device where it is.
+        history: The users' labelled pairs: a dataset with `user_id`, `prompt`, `chosen`, `rejected`, or a mapping from
+            user id to a list of such pairs. Not needed where the training rows have a `context` column with pairs.
+        n_context: Most pairs a user, the first ones; all of them if `None`.
+        unknown_users: `error`, or `prior`: users without history are scored at k = 0 and counted in the log as
+            `unknown_users`.
+
+    Raises:
+        ConfigError: When called: rows with neither `user_id` nor `context`, or a user without history.
+    """
+
+    def __init__(
+        self,
+        model: PersonalizedRewardModel,
+        history: Any = None,
+        n_context: int | None = None,
+        unknown_users: Literal["error", "prior"] = "error",
+    ):
+        if unknown_users not in ("error", "prior"):
+            raise ConfigError(f"`unknown_users` is {unknown_users!r}; use 'error' or 'prior'.")
+        self.model = model.eval()
+        self.__name__ = "personalized_reward"
+        self.n_context, self.unknown_users = n_context, unknown_users
+        self.history: dict[str, list[dict[str, Any]]] = {}
+        if isinstance(history, Mapping):
+            self.history = {str(user): list(pairs) for user, pairs in history.items()}
+        elif history is not None:
+            for row in history:
+                pair = {key: row[key] for key in ("prompt", "chosen", "rejected")}
+                self.history.setdefault(row["user_id"], []).append(pair)
+        self._states: dict[str, UserState] = {}
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompts: Sequence[Messages],
+        completions: Sequence[Messages],
+        user_id: Sequence[str] | None = None,
+        context: Sequence[Sequence[dict[str, Any]]] | None = None,
+        log_metric: Any = None,
+        **_: Any,
+    ) -> list[float]:
+        """One reward a completion; `user_id` and `context` are columns of the training data, passed on by TRL."""
+        if context is not None:
+            keys = ["context:" + json.dumps(pairs, sort_keys=True) for pairs in context]
+            pairs_of = dict(zip(keys, context))
+        elif user_id is not None:
+            keys = [str(user) for user in user_id]
+            pairs_of = {key: self.history.get(key) for key in dict.fromkeys(keys)}
+        else:
+            raise ConfigError("The training data has neither a `user_id` nor a `context` column; add one of them.")
+        unknown = [key for key, pairs in pairs_of.items() if pairs is None]
+        if unknown and self.unknown_users == "error":
+            raise ConfigError(
+                f"{len(unknown)} of {len(pairs_of)} users have no pairs in `history`. Add them, or pass "
+                "`unknown_users='prior'` to score them as unknown users."
+            )
+        if log_metric is not None and unknown:
+            log_metric("unknown_users", float(len(unknown)))
+        new = [key for key in pairs_of if key not in self._states]
+        if new:
+            states = self.model.encode_users([(pairs_of[key] or [])[: self.n_context] for key in new])
+            for number, key in enumerate(new):
+                self._states[key] = states.rows(slice(number, number + 1))
+        picked = [self._states[key].tensors for key in keys]
+        state = type(self._states[keys[0]])(
+            self.model.config.user_model, {name: torch.cat([t[name] for t in picked]) for name in picked[0]}
+        )
+        rewards = self.model.score(prompts, completions, state).float().cpu().tolist()
+        if context is not None:
+            # Contexts come with every row and hardly repeat; users do.
+            self._states.clear()
+        return rewards
+
+    def forget(self, user_id: str) -> int:
+        """Removes a user's pairs and state; returns how many pairs there were."""
+        self._states.pop(user_id, None)
+        return len(self.history.pop(user_id, []))

@@ -1,0 +1,259 @@
+"""Pairs of all splits in one row numbering, with their features or token ids, as tensors a model takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.history import UserHistory
+from ..errors import DataError
+from ..features.cache import FeatureCache
+from ..features.tokenization import tokenize_response
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..modeling import PersonalizedRewardModel
+
+logger = logging.getLogger(__name__)
+SIDES = ("chosen", "rejected")
+
+
+class TokenStore:
+    """Token sequences of any length, end to end in one flat array: four bytes a token."""
+
+    def __init__(self):
+        self._ids, self._ends = array("i"), array("q", [0])
+
+    def append(self, ids: Sequence[int]) -> None:
+        self._ids.extend(ids)
+        self._ends.append(len(self._ids))
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.array(self._ids[self._ends[row] : self._ends[row + 1]], dtype=np.int32)
+
+    def lengths(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) number of tokens of these sequences."""
+        return np.array([self._ends[row + 1] - self._ends[row] for row in rows])
+
+
+class PairData:
+    """Targets and contexts as batches.
+
+    Splits are added one after the other; rows keep their numbers. Texts are embedded through the feature cache where
+    the model has a frozen encoder, and tokenised where it has a backbone.
+
+    Args:
+        model: Decides between features and tokens, and how texts are rendered.
+        cache: Feature cache; the default folder if `None`.
+        group_size: See `UserHistory`.
+        progress: Show progress while embedding.
+    """
+
+    def __init__(
+        self,
+        model: PersonalizedRewardModel,
+        cache: FeatureCache | None = None,
+        group_size: int = 24,
+        progress: bool = True,
+    ):
+        self.model, self.group_size, self.progress = model, group_size, progress
+        self.frozen = model.backbone is None
+        self.cache = (cache or FeatureCache()) if self.frozen else None
+        self.splits: dict[str, Dataset] = {}
+        self.history: UserHistory | None = None
+        self.n_truncated = 0
+        self._features: list[tuple[Any, np.ndarray]] = []
+        self._tokens = (TokenStore(), TokenStore())
+        self._margin: list[np.ndarray] = []
+
+    def add(self, name: str, dataset: Dataset) -> np.ndarray:
+        """Adds a split and returns its row numbers.
+
+        Raises:
+            DataError: No `user_id` for a user model that uses it, no `prompt`, or an empty split.
+        """
+        if name in self.splits:
+            number = 2
+            while f"{name}_{number}" in self.splits:
+                number += 1
+            name = f"{name}_{number}"
+        dataset = self._with_ids(name, dataset)
+        self.splits[name] = dataset
+        self.history = UserHistory(
+            {key: value.select_columns(["user_id", "pair_id", "item_ids"]) for key, value in self.splits.items()},
+            self.group_size,
+        )
+        (self._embed if self.frozen else self._tokenize)(name, dataset)
+        self._margin.append(
+            np.asarray(dataset["margin"], dtype=np.float32)
+            if "margin" in dataset.column_names
+            else np.zeros(len(dataset), np.float32)
+        )
+        self.margin = np.concatenate(self._margin)
+        return self.history.rows(name)
+
+    def _with_ids(self, name: str, dataset: Dataset) -> Dataset:
+        """The dataset with the contract's columns; ids are made from the texts for a plain TRL preference dataset."""
+        where = f"split `{name}`"
+        if not len(dataset):
+            raise DataError("there are no rows", "Give a split that has some.", file=where)
+        for column in SIDES:
+            if column not in dataset.column_names:
+                raise DataError(
+                    "the column is missing", "Give `prompt`, `chosen`, `rejected`.", file=where, column=column
+                )
+        columns: dict[str, list] = {}
+        if "user_id" not in dataset.column_names:
+            if self.model.user_model.uses_context:
+                raise DataError(
+                    "the column is missing",
+                    "Say who made each choice, or train `user_model: btl`, which needs no users.",
+                    file=where,
+                    column="user_id",
+                )
+            columns["user_id"] = ["anonymous"] * len(dataset)
+        if "prompt" not in dataset.column_names:
+            columns["prompt"] = [""] * len(dataset)
+        if "pair_id" not in dataset.column_names or "item_ids" not in dataset.column_names:
+            keys, seen = [], {}
+            for number, row in enumerate(dataset):
+                key = _digest([row.get("user_id"), row.get("prompt", ""), row["chosen"], row["rejected"]])
+                seen[key] = seen.get(key, 0) + 1
+                keys.append((f"{name}:{key}:{seen[key]}", [_digest(row.get("prompt") or str(number))]))
+            if "pair_id" not in dataset.column_names:
+                columns["pair_id"] = [key for key, _ in keys]
+            if "item_ids" not in dataset.column_names:
+                columns["item_ids"] = [items for _, items in keys]
+        for column, values in columns.items():
+            dataset = dataset.add_column(column, values)
+        return dataset
+
+    def _texts(self, dataset: Dataset) -> Iterator[tuple[Any, Any, Any]]:
+        for batch in dataset.select_columns(["prompt", *SIDES]).iter(batch_size=1000):
+            yield from zip(batch["prompt"], batch["chosen"], batch["rejected"])
+
+    def _embed(self, name: str, dataset: Dataset) -> None:
+        def parts() -> Iterator[str]:
+            for prompt, chosen, rejected in self._texts(dataset):
+                yield from self.model.encoder_texts(prompt, chosen)
+                yield from self.model.encoder_texts(prompt, rejected)
+
+        table = self.cache.embed(parts(), self.model.encoder, progress=self.progress)
+        self._features.append((table, table.index.reshape(len(dataset), 2, -1)))
+        self._starts = np.cumsum([0] + [len(index) for _, index in self._features])
+
+    def _tokenize(self, name: str, dataset: Dataset) -> None:
+        limit, truncated = self.model.config.max_length, 0
+        for prompt, *responses in self._texts(dataset):
+            for side, response in enumerate(responses):
+                ids, cut = tokenize_response(self.model.tokenizer, prompt, response, limit)
+                self._tokens[side].append(ids)
+                truncated += cut
+        self.n_truncated += truncated
+        if truncated:
+            logger.warning(
+                "%d of %d responses of split %s are longer than max_length=%d tokens; their beginning was cut.",
+                truncated, 2 * len(dataset), name, limit,
+            )  # fmt: skip
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """(n, 2, d) float32 raw features of the pairs, chosen first."""
+        rows = np.asarray(rows)
+        out = np.empty((len(rows), 2, self.model.config.feature_dim), np.float32)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for split in np.unique(owner):
+            table, index = self._features[split]
+            where = np.flatnonzero(owner == split)
+            wanted = index[rows[where] - self._starts[split]]
+            out[where] = table.gather(wanted.reshape(-1)).reshape(len(where), 2, -1)
+        return out
+
+    def lengths(self, rows: Sequence[int]) -> np.ndarray:
+        """(n,) tokens of the longer side of each pair."""
+        return np.maximum(*(store.lengths(np.asarray(rows)) for store in self._tokens))
+
+    def standardization(self, rows: np.ndarray, block: int = 8192) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (d,) each, of the raw features over both responses of these pairs."""
+        total, squares, n = 0.0, 0.0, 0
+        for start in range(0, len(rows), block):
+            values = self.features(rows[start : start + block]).reshape(-1, self.model.config.feature_dim)
+            values = values.astype(np.float64)
+            total, squares, n = total + values.sum(0), squares + (values**2).sum(0), n + len(values)
+        mean = total / n
+        scale = np.sqrt(np.maximum(squares / n - mean**2, 0))
+        return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+    def targets(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """The chosen and rejected responses of these rows: features, or padded token ids and masks."""
+        if self.frozen:
+            values = torch.from_numpy(self.features(rows))
+            return {"chosen_features": values[:, 0], "rejected_features": values[:, 1]}
+        out = {}
+        width = int(self.lengths(rows).max())
+        for side, tokens in zip(SIDES, self._tokens):
+            out[f"{side}_input_ids"], out[f"{side}_attention_mask"] = self._pad([tokens[row] for row in rows], width)
+        return out
+
+    def context(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
+        """The contexts, each distinct pair once.
+
+        Args:
+            context_rows: (B, K) rows, -1 where there is none.
+            flip: (B, K) boolean: chosen and rejected change places.
+
+        Returns:
+            `context_index` and `context_mask` (B, K), with `context_features` (N, 2, d) or `context_input_ids` and
+            `context_attention_mask` (2N, L). There is at least one column and one pair, masked where not wanted, so
+            that every parameter is part of every step.
+        """
+        if not context_rows.shape[1]:
+            context_rows = np.full((len(context_rows), 1), -1)
+            flip = None
+        mask = context_rows >= 0
+        code = context_rows * 2 + (0 if flip is None else flip.astype(np.int64))
+        distinct, index = np.unique(code[mask], return_inverse=True)
+        if not len(distinct):
+            distinct = np.zeros(1, np.int64)
+        full = np.zeros(code.shape, np.int64)
+        full[mask] = index
+        rows, flipped = distinct // 2, distinct % 2 == 1
+        out = {"context_index": torch.from_numpy(full), "context_mask": torch.from_numpy(mask)}
+        if self.frozen:
+            values = self.features(rows)
+            values[flipped] = values[flipped, ::-1]
+            out["context_features"] = torch.from_numpy(values)
+        else:
+            first = [self._tokens[int(f)][row] for row, f in zip(rows, flipped)]
+            second = [self._tokens[1 - int(f)][row] for row, f in zip(rows, flipped)]
+            width = max(len(ids) for ids in first + second)
+            out["context_input_ids"], out["context_attention_mask"] = self._pad(first + second, width)
+        return out
+
+    def _pad(self, sequences: list[np.ndarray], width: int) -> tuple[Tensor, Tensor]:
+        pad = self.model.config.pad_token_id or 0
+        ids = torch.full((len(sequences), width), pad, dtype=torch.long)
+        mask = torch.zeros(len(sequences), width, dtype=torch.long)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+            mask[row, : len(sequence)] = 1
+        return ids, mask
+
+    def batch(self, rows: np.ndarray, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
+        """Targets with their contexts: what the model's `forward` takes."""
+        out = self.targets(rows)
+        if self.model.user_model.uses_context:
+            out |= self.context(context_rows, flip)
+        return out
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

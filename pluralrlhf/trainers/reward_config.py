@@ -1,0 +1,106 @@
+"""Arguments of `PersonalizedRewardTrainer`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import RewardConfig
+
+from ..errors import ConfigError
+from ..user_models import build_config, user_model_class
+
+
+@dataclass
+class PersonalizedRewardConfig(RewardConfig):
+    r"""Arguments of [`PersonalizedRewardTrainer`]: TRL's [`~trl.RewardConfig`] and what a user model needs.
+
+    Parameters whose defaults differ from TRL's: `bf16` and `gradient_checkpointing` are off for frozen features and on
+    CPU, memory is pinned only where there is an accelerator, `per_device_eval_batch_size` is 1024 for frozen features;
+    with `load_best_model_at_end` the metric is `validation_accuracy`, the mean over validation users.
+    """
+
+    _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "user_model_kwargs"]
+
+    # The user model
+    user_model: str = field(default="vpl", metadata={"help": "User model: btl, vpl ... (`pluralrlhf.USER_MODELS`)."})
+    user_model_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Settings of the user model, as JSON; unknown keys are an error."}
+    )
+
+    # Features
+    encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Frozen text encoder whose cached features are the model's input: `offline` (MiniLM of the "
+            "`offline` extra), a sentence-transformers or AutoModel id, or a folder."
+        },
+    )
+    encoder_input: str = field(
+        default="auto",
+        metadata={
+            "help": "What a frozen encoder embeds: `response`, `joined`, `concat`, or `auto`: `response` where all "
+            "pairs have one prompt, `concat` otherwise."
+        },
+    )
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "Pooling of an AutoModel's states: last, mean or cls. Chosen by its kind if unset."},
+    )
+    feature_cache: str | None = field(default=None, metadata={"help": "Folder of the feature cache."})
+    feature_noise: float = field(
+        default=0.3,
+        metadata={"help": "Standard deviation of noise added to standardised frozen features in training."},
+    )
+
+    # Contexts
+    n_context: int = field(
+        default=32, metadata={"help": "Most pairs of context in training; each step draws 0 to this many."}
+    )
+    eval_n_context: list[int] = field(
+        default_factory=lambda: [0, 8], metadata={"help": "Numbers of context pairs at evaluation during training."}
+    )
+    context_group_size: int = field(
+        default=24, metadata={"help": "Targets of one user that share the order of their context in an epoch."}
+    )
+    pairs_per_user: int | None = field(
+        default=None, metadata={"help": "At most so many targets a user and epoch, drawn anew each epoch."}
+    )
+    max_eval_pairs_per_user: int | None = field(
+        default=None, metadata={"help": "At most so many targets a user at evaluation during training."}
+    )
+
+    def __post_init__(self):
+        self._check()
+        frozen_or_cpu = self.encoder is not None or not torch.cuda.is_available()
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not frozen_or_cpu
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        if self.encoder is not None:
+            self.gradient_checkpointing = False
+            if self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
+                self.per_device_eval_batch_size = 1024
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better = "validation_accuracy", True
+        super().__post_init__()
+        # Fails here, before anything is loaded, rather than after an hour of embedding.
+        method = user_model_class(self.user_model)
+        build_config(method.config_class, self.user_model_kwargs, self.user_model)
+
+    def _check(self) -> None:
+        if self.encoder_input not in ("auto", "response", "joined", "concat"):
+            raise ConfigError(f"`encoder_input` is {self.encoder_input!r}; use auto, response, joined or concat.")
+        for name, least in (("n_context", 0), ("context_group_size", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")
+        for name in ("pairs_per_user", "max_eval_pairs_per_user"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` is {value}; it must be at least 1, or unset for no limit.")
+        if isinstance(self.eval_n_context, int):
+            self.eval_n_context = [self.eval_n_context]
+        if not self.eval_n_context or min(self.eval_n_context) < 0:
+            raise ConfigError(f"`eval_n_context` is {self.eval_n_context}; give numbers of at least 0, such as `0 8`.")
+        if self.feature_noise < 0:
+            raise ConfigError(f"`feature_noise` is {self.feature_noise}; it must be at least 0.")

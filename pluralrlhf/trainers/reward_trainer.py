@@ -1,0 +1,399 @@
+"""`PersonalizedRewardTrainer`: TRL's `RewardTrainer` with users."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import EvalPrediction, set_seed
+from trl import RewardTrainer
+
+from ..data.history import UserHistory
+from ..errors import ConfigError
+from ..features.cache import FeatureCache
+from ..features.encoders import load_encoder
+from ..metrics import user_mean
+from ..modeling import PersonalizedRewardModel
+from .model_card import reward_model_card
+from .pair_data import PairData
+from .reward_config import PersonalizedRewardConfig
+
+logger = logging.getLogger(__name__)
+
+
+class EpochSampler(Sampler):
+    """Yields (position, epoch): the order is a function of the seed and the epoch alone.
+
+    Args:
+        history: Users and pairs.
+        rows: (n,) global rows of the training split.
+        pairs_per_user: See [`PersonalizedRewardConfig`].
+        seed: Seed of the order.
+    """
+
+    def __init__(self, history: UserHistory, rows: np.ndarray, seed: int, pairs_per_user: int | None):
+        self.history, self.rows, self.seed, self.pairs_per_user = history, rows, seed, pairs_per_user
+        self.epoch = 0
+        self._length = len(history.epoch_order(rows, seed=seed, epoch=0, pairs_per_user=pairs_per_user))
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self):
+        order = self.history.epoch_order(
+            self.rows, seed=self.seed, epoch=self.epoch, pairs_per_user=self.pairs_per_user
+        )
+        return ((int(position), self.epoch) for position in order)
+
+
+class EpochRows(torch.utils.data.Dataset):
+    """Rows as examples that know their epoch, so that worker processes need no shared state."""
+
+    def __init__(self, rows: np.ndarray, n_examples: int):
+        self.rows, self.n_examples = rows, n_examples
+
+    def __len__(self) -> int:
+        return self.n_examples
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, int]:
+        position, epoch = key
+        return {"row": int(self.rows[position]), "epoch": epoch}
+
+
+class DataCollatorForPersonalizedPreference:
+    """Rows to batches: targets, their contexts, and what the loss needs.
+
+    Training examples carry `row` and `epoch`, evaluation examples `row` and `n_context`.
+    """
+
+    def __init__(self, pairs: PairData, n_context: int, seed: int, with_margin: bool = False):
+        self.pairs, self.n_context, self.seed, self.with_margin = pairs, n_context, seed, with_margin
+
+    def __call__(self, examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        rows = np.array([example["row"] for example in examples])
+        history = self.pairs.history
+        if "epoch" in examples[0]:
+            epoch = examples[0]["epoch"]
+            k = history.draw_n_context(rows, self.n_context, seed=self.seed, epoch=epoch)
+            context = history.context(rows, k, seed=self.seed, epoch=epoch)
+        else:
+            k = np.array([example["n_context"] for example in examples])
+            context = history.context(rows, k)
+        batch = self.pairs.batch(rows, context)
+        batch["n_user_pairs"] = torch.from_numpy(history.pool_size(rows))
+        if self.with_margin:
+            batch["margin"] = torch.from_numpy(self.pairs.margin[rows])
+        batch["labels"] = torch.from_numpy(np.stack([rows, k], axis=1))
+        return batch
+
+
+class PersonalizedRewardTrainer(RewardTrainer):
+    """Trains a reward model that is conditioned on its user.
+
+    Example:
+
+    ```python
+    >>> from datasets import load_dataset
+    >>> from pluralrlhf import PersonalizedRewardConfig, PersonalizedRewardTrainer
+
+    >>> data = load_dataset("data/pets", "pairs")
+    >>> trainer = PersonalizedRewardTrainer(
+    ...     args=PersonalizedRewardConfig("runs/vpl", user_model="vpl", encoder="offline"),
+    ...     train_dataset=data["train"],
+    ...     eval_dataset={"validation": data["validation"]},
+    ... )
+    >>> trainer.train()
+    ```
+
+    Args:
+        model: A [`PersonalizedRewardModel`], or the id, folder or object of a backbone to train. With `args.encoder`
+            it is left out: the features are frozen.
+        args: [`PersonalizedRewardConfig`].
+        train_dataset: Preference dataset (`prompt`, `chosen`, `rejected`, texts or messages) with `user_id`; `pair_id`
+            and `item_ids` are made from the texts where they are missing.
+        eval_dataset: One dataset, named `validation`, or a dictionary by split. Metrics are `eval_<split>_accuracy`
+            (mean over users, and over `args.eval_n_context`) and the same for each number of context pairs.
+        processing_class: The backbone's tokenizer.
+        peft_config: Adapter on the backbone; the user model is trained and saved whole.
+        quantization_config: For a backbone given by name.
+        compute_metrics, callbacks, optimizers: As in TRL.
+
+    Raises:
+        ConfigError: Settings that do not fit each other.
+        DataError: A dataset that does not keep the contract.
+    """
+
+    _tag_names = ["trl", "reward-trainer", "pluralrlhf"]
+    _name = "PersonalizedReward"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | None = None,
+        args: PersonalizedRewardConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics=None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers=(None, None),
+        quantization_config=None,
+        peft_config=None,
+        **kwargs: Any,
+    ):
+        # Args
+        if args is None:
+            args = PersonalizedRewardConfig("personalized-reward")
+        if train_dataset is None:
+            raise ConfigError("`train_dataset` is required.")
+        if isinstance(train_dataset, IterableDataset) or not isinstance(train_dataset, Dataset):
+            raise ConfigError(
+                f"`train_dataset` is a {type(train_dataset).__name__}; a context is drawn from all of a user's pairs, "
+                "so that a map-style `datasets.Dataset` (on disk, memory-mapped) is needed."
+            )
+        if eval_dataset is not None and not isinstance(eval_dataset, dict):
+            eval_dataset = {"validation": eval_dataset}
+
+        # Model
+        set_seed(args.seed)
+        model, processing_class = self._build_model(model, args, processing_class, train_dataset, quantization_config)
+        if peft_config is not None:
+            if model.backbone is None:
+                raise ConfigError("`peft_config` needs a backbone; with frozen features there is nothing to adapt.")
+            peft_config = _peft_config_for(model, peft_config)
+
+        # Data
+        self.pairs = PairData(
+            model,
+            FeatureCache(args.feature_cache) if model.backbone is None else None,
+            args.context_group_size,
+            progress=not args.disable_tqdm,
+        )
+        self._with_margin = "margin" in train_dataset.column_names
+        self._user_metrics = compute_metrics
+        collator = DataCollatorForPersonalizedPreference(self.pairs, args.n_context, args.seed, self._with_margin)
+        args.max_length, max_length = None, args.max_length  # TRL's filter reads token columns, which are not there.
+
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=self._compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        args.max_length = max_length
+        self.label_names = ["labels"]
+        inner = self.reward_model
+        if inner is not self.model:
+            inner.attach_adapter(self.accelerator.unwrap_model(self.model))
+        if inner.backbone is None:
+            inner.feature_noise = args.feature_noise
+            if not inner.feature_mean.any():
+                inner.set_standardization(*self.pairs.standardization(self._train_rows))
+
+    @staticmethod
+    def _build_model(model, args, tokenizer, train_dataset, quantization_config):
+        """The reward model and the tokenizer that TRL asks for."""
+        if isinstance(model, PersonalizedRewardModel):
+            if model.backbone is None:
+                return model, tokenizer or model.encoder.tokenizer
+            model.tokenizer = tokenizer or model.tokenizer
+            return model, model.tokenizer
+        if args.encoder is not None:
+            if model is not None:
+                raise ConfigError(
+                    f"Both `model` and `args.encoder` ({args.encoder!r}) are given. `encoder` is for frozen features, "
+                    "`model` for a backbone that is trained: leave one out."
+                )
+            options = {"trust_remote_code": args.trust_remote_code}
+            options |= {"max_length": args.max_length} if args.max_length != type(args).max_length else {}
+            encoder = load_encoder(args.encoder, pooling=args.pooling, **options)
+            mode = args.encoder_input
+            if mode == "auto":
+                prompts = train_dataset["prompt"] if "prompt" in train_dataset.column_names else [""]
+                first = prompts[0]
+                mode = "response" if all(prompt == first for prompt in prompts) else "concat"
+            model = PersonalizedRewardModel.from_encoder(
+                encoder, args.user_model, args.user_model_kwargs, encoder_input=mode
+            )
+            return model, tokenizer or encoder.tokenizer
+        if model is None:
+            raise ConfigError("Give `args.encoder` (frozen features) or `model` (a backbone to train).")
+        options = dict(args.model_init_kwargs or {}) if isinstance(model, str) else {}
+        if isinstance(model, str):
+            options.setdefault("dtype", torch.float32)
+            options.setdefault("trust_remote_code", args.trust_remote_code)
+            if quantization_config is not None:
+                options["quantization_config"] = quantization_config
+            if tokenizer is None:
+                from transformers import AutoTokenizer
+
+                tokenizer = AutoTokenizer.from_pretrained(model, revision=options.get("revision") or "main")
+        if tokenizer is None:
+            raise ConfigError("`processing_class` is required with a backbone given as an object: its tokenizer.")
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model = PersonalizedRewardModel.from_backbone(
+            model,
+            args.user_model,
+            args.user_model_kwargs,
+            tokenizer=tokenizer,
+            pooling=args.pooling,
+            max_length=args.max_length,
+            **options,
+        )
+        return model, tokenizer
+
+    @property
+    def reward_model(self) -> PersonalizedRewardModel:
+        """The model itself, without wrappers of accelerate and PEFT."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    # Data
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name) -> Dataset:
+        if "row" in dataset.column_names:
+            return dataset
+        rows = self.pairs.add(dataset_name, dataset)
+        if dataset_name == "train":
+            self._train_rows = rows
+            return Dataset.from_dict({"row": rows})
+        if args.max_eval_pairs_per_user is not None:
+            order = self.pairs.history.epoch_order(rows, seed=0, pairs_per_user=args.max_eval_pairs_per_user)
+            rows = rows[np.sort(order)]
+        sizes = args.eval_n_context
+        return Dataset.from_dict({"row": np.tile(rows, len(sizes)), "n_context": np.repeat(sizes, len(rows))})
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["row", "epoch", "n_context"]
+
+    def get_train_dataloader(self) -> DataLoader:
+        sampler = EpochSampler(
+            self.pairs.history, self._train_rows, self.args.data_seed or self.args.seed, self.args.pairs_per_user
+        )
+        return self._get_dataloader(
+            dataset=EpochRows(self._train_rows, len(sampler)),
+            description="Training",
+            batch_size=self._train_batch_size,
+            sampler_fn=lambda _: sampler,
+            is_training=True,
+        )
+
+    # Loss
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        self.reward_model.user_model.set_step(self.state.global_step, self.state.max_steps)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {key: value for key, value in inputs.items() if key != "labels"}
+        outputs = model(**inputs)
+        loss = outputs.loss
+        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+        if self.args.center_rewards_coefficient is not None:
+            loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen + rejected) ** 2)
+        if self.model.training:
+            with torch.no_grad():
+                values = {"accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean()}
+                values |= {"mean_reward": outputs.logits.mean(), **(outputs.metrics or {})}
+                gathered = self.accelerator.gather(torch.stack([v.detach().float() for v in values.values()])[None])
+                for name, value in zip(values, gathered.mean(0).tolist()):
+                    self._metrics["train"][name].append(value)
+        return (loss, outputs) if return_outputs else loss
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+        return loss.detach(), (chosen - rejected).detach(), inputs["labels"]
+
+    def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Means over users, from all processes' pairs, for every number of context pairs and over them."""
+        margins = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1)
+        rows, sizes = np.asarray(prediction.label_ids).T
+        users = self.pairs.history.user[rows]
+        correct = (margins > 0) + 0.5 * (margins == 0)
+        log_loss = np.logaddexp(0, -margins)
+        metrics: dict[str, float] = {}
+        for k in np.unique(sizes):
+            these = sizes == k
+            metrics[f"accuracy_k{k}"] = user_mean(correct[these], users[these])
+            metrics[f"log_loss_k{k}"] = user_mean(log_loss[these], users[these])
+        for name in ("accuracy", "log_loss"):
+            metrics[name] = float(np.mean([metrics[f"{name}_k{k}"] for k in np.unique(sizes)]))
+        if self._user_metrics is not None:
+            metrics |= self._user_metrics(prediction)
+        return metrics
+
+    # Saving
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if folder.name.startswith("checkpoint-"):
+            super()._save(str(folder), state_dict)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.reward_model
+        if state_dict is not None and model is self.accelerator.unwrap_model(self.model):
+            model.save_pretrained(str(folder), state_dict=state_dict)
+        else:
+            model.save_pretrained(str(folder))
+        if model.backbone is not None and self.processing_class is not None:
+            self.processing_class.save_pretrained(str(folder))
+        settings = json.loads(self.args.to_json_string())
+        (folder / "training_args.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        (folder / "training_args.bin").unlink(missing_ok=True)
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
+        """Writes README.md: what the model is, its data, its users, and its metrics so far."""
+        if self.is_world_process_zero():
+            Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
+            card = reward_model_card(self, model_name or Path(self.args.output_dir).name, dataset_name, tags)
+            (Path(self.args.output_dir) / "README.md").write_text(card, encoding="utf-8")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call and output_dir in (None, self.args.output_dir):
+            self.create_model_card()
+
+
+def _peft_config_for(model: PersonalizedRewardModel, config):
+    """The adapter's settings for the backbone inside the model: its layers by name, the user model trained whole."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as known
+
+    config = dataclasses.replace(config) if dataclasses.is_dataclass(config) else config
+    targets = config.target_modules
+    if targets is None:
+        kind = model.backbone.config.model_type
+        if kind not in known:
+            raise ConfigError(f"`target_modules` is unset and has no default for {kind!r} backbones; name the layers.")
+        targets = known[kind]
+    if targets == "all-linear":
+        linear = {
+            name.rsplit(".", 1)[-1] for name, m in model.backbone.named_modules() if isinstance(m, torch.nn.Linear)
+        }
+        targets = sorted(linear)
+    if not isinstance(targets, str):
+        config.target_modules = rf"(.*\.)?backbone\.(.*\.)?({'|'.join(sorted(targets))})"
+    config.modules_to_save = sorted({*(config.modules_to_save or []), "user_model"})
+    return config
