@@ -23,7 +23,18 @@ _HOME = {
     "load_pairs": ".data",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "USER_MODELS",
+    "PersonalizedReward",
+    "PersonalizedRewardConfig",
+    "PersonalizedRewardModel",
+    "PersonalizedRewardModelConfig",
+    "PersonalizedRewardTrainer",
+    "UserHistory",
+    "UserState",
+    "load_encoder",
+    "load_pairs",
+]
 
 if TYPE_CHECKING:
     from .data import load_pairs
