@@ -20,14 +20,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DataError, PluralRLHFError
-from .store import KEY, SCHEMA, ShardStore, disk_errors, lock_number, no_room, row_bytes, shard_name, split_locations
-from .store import text_key as _text_key
+from .store import (
+    KEY,
+    SCHEMA,
+    ShardStore,
+    disk_errors,
+    find_sorted,
+    lock_number,
+    no_room,
+    row_bytes,
+    shard_name,
+    split_locations,
+    text_key,
+)
 
 if TYPE_CHECKING:
     from .encoders import TextEncoder
 
 SHARD_SIZE = 4096
 _SCAN_BLOCK = 65_536
+_SCAN_CHARACTERS = 2**23
 _SPOOL_MEMORY = 64 * 2**20
 
 
@@ -196,7 +208,8 @@ class _Spool:
     def __init__(self, store: ShardStore):
         self._store = store
         self._file: Any = None
-        self.keys: np.ndarray = np.empty(0, KEY)
+        # Sorted runs, each at least twice as long as the next, so that adding costs little however many blocks come.
+        self._runs: list[np.ndarray] = []
         self._offsets: list[np.ndarray] = [np.zeros(1, np.int64)]
         self._parts: list[np.ndarray] = []
         self._size = 0
@@ -205,8 +218,10 @@ class _Spool:
         return sum(len(part) for part in self._parts)
 
     def add(self, keys: np.ndarray, texts: list[str]) -> None:
-        """Appends texts that are not in the spool yet."""
-        new = ~np.isin(keys, self.keys, assume_unique=True)
+        """Appends those texts that are not in the spool yet; `keys` are sorted and distinct."""
+        new = np.ones(len(keys), dtype=bool)
+        for run in self._runs:
+            new &= ~find_sorted(run, keys)[1]
         rows = np.flatnonzero(new)
         if not len(rows):
             return
@@ -220,7 +235,10 @@ class _Spool:
         self._size = int(ends[-1])
         self._offsets.append(ends)
         self._parts.append(keys[rows])
-        self.keys = np.sort(np.concatenate([self.keys, keys[rows]]), kind="stable")
+        self._runs.append(keys[rows])
+        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
+            last = self._runs.pop()
+            self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]), kind="stable")
 
     def by_length(self) -> tuple[np.ndarray, np.ndarray]:
         """Positions in the spool, longest text first (ties by key: the order of the texts does not matter), and the
@@ -247,10 +265,10 @@ def _scan(texts: Iterable[str], store: ShardStore, spool: _Spool) -> np.ndarray:
     """Keys of all texts, (n,); those that the store lacks go into the spool, once each."""
     if isinstance(texts, str):
         raise DataError("`texts` is one string", "Give a list of strings.")
-    parts, block = [np.empty(0, KEY)], []
+    parts, block, characters = [np.empty(0, KEY)], [], 0
 
     def flush() -> None:
-        keys = np.frombuffer(b"".join(map(_text_key, block)), dtype=KEY)
+        keys = np.frombuffer(b"".join(map(text_key, block)), dtype=KEY)
         unique, first = np.unique(keys, return_index=True)
         missing = store.lookup(unique) < 0
         spool.add(unique[missing], [block[i] for i in first[missing]])
@@ -263,8 +281,10 @@ def _scan(texts: Iterable[str], store: ShardStore, spool: _Spool) -> np.ndarray:
                 f"text {number} is a {type(text).__name__}", "Only strings can be encoded; render messages."
             )
         block.append(text)
-        if len(block) == _SCAN_BLOCK:
+        characters += len(text)
+        if len(block) >= _SCAN_BLOCK or characters >= _SCAN_CHARACTERS:
             flush()
+            characters = 0
     if block:
         flush()
     return np.concatenate(parts)

@@ -107,10 +107,11 @@ def neutralize_special_tokens(text: str, tokenizer: Any) -> str:
     while pattern.search(text):
         text = pattern.sub(_break_up, text)
     if normalizer is not None and pattern.search(normalizer(text)):
-        # Tokens that are matched after normalisation can hide in other letters: keep the normalised text.
-        text = normalizer(text)
-        while pattern.search(text) or pattern.search(normalizer(text)):
-            text = pattern.sub(_break_up, normalizer(text))
+        # A token that is matched after normalisation can hide in other letters (full-width ones, say), where its place
+        # in the original is not known: the normalised text is kept, without it.
+        text = pattern.sub(" ", normalizer(text))
+        while pattern.search(normalizer(text)):
+            text = pattern.sub(" ", normalizer(text))
     return text
 
 

@@ -59,7 +59,7 @@ def disk_errors(folder: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise no_room(folder, needed) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise PluralRLHFError(
                 f"The feature cache {folder} cannot be written ({error.strerror}). Point $PLURALRLHF_CACHE to a folder "
                 "that can be."
@@ -173,10 +173,8 @@ class ShardStore:
         """
         while True:
             found = np.full(len(keys), -1, dtype=np.int64)
-            if len(self._keys):
-                place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-                hit = self._keys[place] == keys
-                found[hit] = self._locations[place[hit]]
+            place, hit = find_sorted(self._keys, keys)
+            found[hit] = self._locations[place[hit]]
             numbers = np.unique(found[found >= 0] >> _ROW_BITS)
             damaged = [shard for shard in (self.shards[i] for i in numbers) if not shard.verify()]
             if not damaged:
@@ -210,17 +208,10 @@ class ShardStore:
             truncated: (n,) bool.
             needed: Bytes still to be written in all, for the error if the disk is full.
         """
-        from safetensors.numpy import save
-
         keys = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY_BYTES)
         truncated = np.ascontiguousarray(truncated, dtype=np.uint8)
         vectors = np.ascontiguousarray(vectors, dtype=np.float16)
-        metadata = {
-            "schema": str(SCHEMA),
-            "keys_crc32": str(zlib.crc32(truncated, zlib.crc32(keys))),
-            "vectors_crc32": str(zlib.crc32(vectors)),
-        }
-        content = save({"keys": keys, "truncated": truncated, "vectors": vectors}, metadata)
+        content = _shard_bytes(keys, truncated, vectors)
         name = shard_name(keys)
         with disk_errors(self.folder, needed):
             shards, temporary = self.folder / "shards", self.temporary()
@@ -287,6 +278,15 @@ class ShardStore:
                 fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 0, 0)
 
 
+def find_sorted(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where in sorted `keys` each wanted one would stand, and whether it does; both (n,)."""
+    place = np.searchsorted(keys, wanted)
+    hit = np.zeros(len(wanted), dtype=bool)
+    inside = place < len(keys)
+    hit[inside] = keys[place[inside]] == wanted[inside]
+    return place, hit
+
+
 def shard_name(keys: np.ndarray) -> str:
     """16 hex digits that name a set of keys in their order."""
     return hashlib.blake2b(np.ascontiguousarray(keys).view(np.uint8), digest_size=8).hexdigest()
@@ -300,6 +300,24 @@ def lock_number(name: str) -> int:
 def split_locations(locations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shard numbers and rows of locations."""
     return locations >> _ROW_BITS, locations & ((1 << _ROW_BITS) - 1)
+
+
+def _shard_bytes(keys: np.ndarray, truncated: np.ndarray, vectors: np.ndarray) -> bytes:
+    """A safetensors file. Not by `safetensors.save`, which puts metadata in random order: equal shards, equal bytes."""
+    header: dict = {
+        "__metadata__": {
+            "schema": str(SCHEMA),
+            "keys_crc32": str(zlib.crc32(truncated, zlib.crc32(keys))),
+            "vectors_crc32": str(zlib.crc32(vectors)),
+        }
+    }
+    parts, end = (("vectors", "F16", vectors), ("keys", "U8", keys), ("truncated", "U8", truncated)), 0
+    for name, dtype, array in parts:
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the vectors are aligned
+    return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for _, _, array in parts)])
 
 
 def _sync_folder(folder: Path) -> None:
