@@ -7,7 +7,6 @@ disagreement and makes no pair. Only the votes themselves are read: the columns 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from ...errors import ConfigError, DataError
+from ..pairing import by_hash, spread_pairs
 from ..placebo import permute_within
 from ..schema import RowError, messages
 from ..splits import hash64
@@ -274,8 +274,8 @@ class Polis(Source):
             votes = conversation.votes[row]
             mixed = int((votes == AGREE).sum()) * int((votes == DISAGREE).sum())
             for side in (~unseen, unseen):
-                chosen = self._shuffled(np.flatnonzero((votes == AGREE) & side), user, items)
-                rejected = self._shuffled(np.flatnonzero((votes == DISAGREE) & side), user, items)
+                chosen = self._order(votes == AGREE, side, items, user)
+                rejected = self._order(votes == DISAGREE, side, items, user)
                 possible = len(chosen) * len(rejected)
                 taken = min(possible, self.max_pairs_per_user or possible)
                 mixed -= possible
@@ -292,9 +292,10 @@ class Polis(Source):
                     }
             self.dropped["mixed_items"] += mixed
 
-    def _shuffled(self, indices: np.ndarray, user: str, items: list[str]) -> list[int]:
-        """Order by hash: the same whichever other statements there are, so that a new vote moves few pairs."""
-        return sorted(indices.tolist(), key=lambda i: (hash64("polis", self.seed, user, items[i]), items[i]))
+    def _order(self, voted: np.ndarray, side: np.ndarray, items: list[str], user: str) -> list[int]:
+        """Statements on one side of the split that a participant voted on so, in an order drawn by hash."""
+        position = {items[i]: int(i) for i in np.flatnonzero(voted & side)}
+        return [position[item] for item in by_hash(position, "polis", self.seed, user)]
 
 
 def permute_votes(conversation: Conversation, rows: np.ndarray, seed: int) -> None:
@@ -307,21 +308,6 @@ def permute_votes(conversation: Conversation, rows: np.ndarray, seed: int) -> No
     conversation.votes[people, statement] = permute_within(
         statement, conversation.votes[people, statement], hash64("polis placebo", seed, conversation.name)
     )
-
-
-def spread_pairs(first: Sequence, second: Sequence, limit: int) -> Iterator[tuple]:
-    """Yields `limit` distinct pairs of the product of two sequences, using the elements of each as evenly as possible.
-
-    Walks the product along its diagonals: step n of a walk pairs `n mod a` with `n + shift mod b`; a walk closes after
-    lcm(a, b) steps and gcd(a, b) shifted walks cover the product.
-    """
-    a, b = len(first), len(second)
-    if not a or not b:
-        return
-    length = math.lcm(a, b)
-    for n in range(min(limit, a * b)):
-        shift, step = divmod(n, length)
-        yield first[step % a], second[(step + shift) % b]
 
 
 def _numeric(identifier: str) -> tuple[int, int, str]:
