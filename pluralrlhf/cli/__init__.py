@@ -14,6 +14,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("data_list", "the data sources and what each gives"),
         "build": ("data_build", "build a dataset folder from a source"),
         "inspect": ("data_inspect", "users, pairs, disagreement, leaks and examples of a dataset folder"),
+        "cache": ("data_cache", "what the feature cache holds: list, verify, prune, clear"),
     },
     "train": {
         "reward": ("train_reward", "train a personalised reward model"),

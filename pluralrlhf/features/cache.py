@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
@@ -20,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DataError, PluralRLHFError
+from .spool import Spool
 from .store import (
     KEY,
     SCHEMA,
     ShardStore,
     disk_errors,
-    find_sorted,
     lock_number,
     no_room,
     row_bytes,
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
 SHARD_SIZE = 4096
 _SCAN_BLOCK = 65_536
 _SCAN_CHARACTERS = 2**23
-_SPOOL_MEMORY = 64 * 2**20
 
 
 def default_root() -> Path:
@@ -157,7 +155,7 @@ class FeatureCache:
                 raise ConfigError(f"`{name}`: found {value}. Give at least 1.")
         store = self._store(encoder)
         store.refresh()
-        with contextlib.closing(_Spool(store)) as spool:
+        with contextlib.closing(Spool(store)) as spool:
             keys = _scan(texts, store, spool)
             if len(spool):
                 self._describe(store, encoder)
@@ -202,66 +200,7 @@ class FeatureCache:
             os.replace(temporary, path)
 
 
-class _Spool:
-    """Missing texts on their way to the encoder: in memory while they are few, else in an unnamed file."""
-
-    def __init__(self, store: ShardStore):
-        self._store = store
-        self._file: Any = None
-        # Sorted runs, each at least twice as long as the next, so that adding costs little however many blocks come.
-        self._runs: list[np.ndarray] = []
-        self._offsets: list[np.ndarray] = [np.zeros(1, np.int64)]
-        self._parts: list[np.ndarray] = []
-        self._size = 0
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self._parts)
-
-    def add(self, keys: np.ndarray, texts: list[str]) -> None:
-        """Appends those texts that are not in the spool yet; `keys` are sorted and distinct."""
-        new = np.ones(len(keys), dtype=bool)
-        for run in self._runs:
-            new &= ~find_sorted(run, keys)[1]
-        rows = np.flatnonzero(new)
-        if not len(rows):
-            return
-        data = [texts[row].encode("utf-8", "surrogatepass") for row in rows]
-        with disk_errors(self._store.folder, self._size + sum(map(len, data))):
-            if self._file is None:
-                folder = self._store.temporary().parent
-                self._file = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY, dir=folder)  # noqa: SIM115
-            self._file.write(b"".join(data))
-        ends = self._size + np.cumsum([len(item) for item in data])
-        self._size = int(ends[-1])
-        self._offsets.append(ends)
-        self._parts.append(keys[rows])
-        self._runs.append(keys[rows])
-        while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
-            last = self._runs.pop()
-            self._runs[-1] = np.sort(np.concatenate([self._runs[-1], last]), kind="stable")
-
-    def by_length(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions in the spool, longest text first (ties by key: the order of the texts does not matter), and the
-        keys in that order."""
-        self._bounds = np.concatenate(self._offsets)
-        keys = np.concatenate(self._parts)
-        order = np.lexsort((keys, -np.diff(self._bounds)))
-        return order, keys[order]
-
-    def read(self, positions: np.ndarray) -> list[str]:
-        texts = []
-        for position in positions:
-            start, end = int(self._bounds[position]), int(self._bounds[position + 1])
-            self._file.seek(start)
-            texts.append(self._file.read(end - start).decode("utf-8", "surrogatepass"))
-        return texts
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _scan(texts: Iterable[str], store: ShardStore, spool: _Spool) -> np.ndarray:
+def _scan(texts: Iterable[str], store: ShardStore, spool: Spool) -> np.ndarray:
     """Keys of all texts, (n,); those that the store lacks go into the spool, once each."""
     if isinstance(texts, str):
         raise DataError("`texts` is one string", "Give a list of strings.")
@@ -291,7 +230,7 @@ def _scan(texts: Iterable[str], store: ShardStore, spool: _Spool) -> np.ndarray:
 
 
 def _encode_missing(
-    store: ShardStore, spool: _Spool, encoder: TextEncoder, progress: bool, shard_size: int, num_proc: int
+    store: ShardStore, spool: Spool, encoder: TextEncoder, progress: bool, shard_size: int, num_proc: int
 ) -> None:
     order, keys = spool.by_length()
     needed = len(order) * row_bytes(encoder.dim)

@@ -78,6 +78,20 @@ def no_room(folder: Path, needed: int) -> PluralRLHFError:
     )
 
 
+def read_header(path: Path) -> tuple[dict, int, int]:
+    """A shard's safetensors header, where its data begin, and the file's size.
+
+    Raises:
+        ValueError: if there is no whole header.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= size - 8:
+            raise ValueError("its header is damaged")
+        return json.loads(file.read(length)), 8 + length, size
+
+
 class Shard:
     """One open shard: keys in memory, vectors memory-mapped.
 
@@ -87,22 +101,17 @@ class Shard:
 
     def __init__(self, path: Path):
         self.path, self.verified = path, False
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = os.fstat(file.fileno()).st_size
-            if not 0 < length <= size - 8:
-                raise ValueError("its header is damaged")
-            header = json.loads(file.read(length))
+        header, start, size = read_header(path)
         try:
             metadata = header["__metadata__"]
             self.checksum = int(metadata["vectors_crc32"])
             parts = {}
             for name, dtype in (("keys", np.uint8), ("truncated", np.uint8), ("vectors", np.float16)):
-                start, end = header[name]["data_offsets"]
-                if 8 + length + end > size:
-                    raise ValueError(f"it ends after {size} bytes instead of {8 + length + end}")
+                begin, end = header[name]["data_offsets"]
+                if start + end > size:
+                    raise ValueError(f"it ends after {size} bytes instead of {start + end}")
                 shape = tuple(header[name]["shape"])
-                parts[name] = np.memmap(path, dtype, mode="r", offset=8 + length + start, shape=shape)
+                parts[name] = np.memmap(path, dtype, mode="r", offset=start + begin, shape=shape)
             keys, truncated = np.array(parts["keys"]), np.array(parts["truncated"])
             if zlib.crc32(truncated, zlib.crc32(keys)) != int(metadata["keys_crc32"]):
                 raise ValueError("the checksum of its keys does not match")
@@ -182,6 +191,11 @@ class ShardStore:
             for shard in damaged:
                 self.discard(shard.path, "the checksum of its vectors does not match")
             self.reload()
+
+    def shard_rows(self, number: int) -> np.ndarray:
+        """Rows of an open shard that count: those whose text no earlier shard has."""
+        mine = self._locations[self._locations >> _ROW_BITS == number]
+        return np.sort(mine & ((1 << _ROW_BITS) - 1))
 
     def reload(self) -> None:
         """Forgets what is open and reads the folder again; earlier locations are void."""

@@ -133,7 +133,7 @@ def test_cut_texts_are_counted_from_the_cache_too(tmp_path):
 
 
 def test_a_large_spool_goes_through_a_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("pluralrlhf.features.cache._SPOOL_MEMORY", 100)
+    monkeypatch.setattr("pluralrlhf.features.spool._SPOOL_MEMORY", 100)
     monkeypatch.setattr("pluralrlhf.features.cache._SCAN_BLOCK", 7)
     encoder = fake()
     np.testing.assert_array_equal(features(embed(tmp_path, TEXTS * 3, encoder)), expected(TEXTS * 3))
@@ -351,7 +351,7 @@ def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
 def test_memory_does_not_grow_with_the_texts(tmp_path, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr("pluralrlhf.features.cache._SPOOL_MEMORY", 2**20)
+    monkeypatch.setattr("pluralrlhf.features.spool._SPOOL_MEMORY", 2**20)
     monkeypatch.setattr("pluralrlhf.features.cache._SCAN_CHARACTERS", 2**20)
 
     def texts(n):
