@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import importlib.util
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from ..errors import ConfigError, DataError
+from .inspection import default_pooling, default_prompt, fingerprint, has_transformer, position_limit
 from .pooling import POOLING_MODES, pool
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ class TextEncoder:
                     f"`pooling`: found {pooling!r}, but {name!r} is a sentence-transformers model, which brings its own "
                     "pooling. Leave `pooling` out."
                 )
-            limit = _position_limit(model.transformers_model, model.tokenizer) if _is_transformer(model) else None
+            limit = position_limit(model.transformers_model, model.tokenizer) if has_transformer(model) else None
             _check_max_length(max_length, limit, name)
             if max_length is not None:
                 model.max_seq_length = max_length
@@ -106,12 +105,12 @@ class TextEncoder:
             max_length = None if max_length is None or max_length == float("inf") else int(max_length)
             pooling, tokenizer = "sentence-transformers", model.tokenizer
         else:
-            pooling = pooling or _default_pooling(model.config, name)
+            pooling = pooling or default_pooling(model.config, name)
             if pooling not in POOLING_MODES:
                 raise ConfigError(f"`pooling`: found {pooling!r}. Choose one of {', '.join(POOLING_MODES)}.")
             if tokenizer is None:
                 raise ConfigError(f"`tokenizer`: none was given for {name!r}. Pass the model's tokenizer.")
-            limit = _position_limit(model, tokenizer)
+            limit = position_limit(model, tokenizer)
             _check_max_length(max_length, limit, name)
             max_length = max_length or limit
             tokenizer = copy.deepcopy(tokenizer)
@@ -136,7 +135,7 @@ class TextEncoder:
         are called does not matter. Computed once, on first use.
         """
         if self._fingerprint is None:
-            self._fingerprint = _fingerprint(self)
+            self._fingerprint = fingerprint(self)
         return self._fingerprint
 
     def spec(self) -> dict[str, Any]:
@@ -149,7 +148,7 @@ class TextEncoder:
             "fingerprint": self.fingerprint,
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not `inference_mode`: a head trained on the vectors must be able to save them
     def encode_ids(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """(B, d) float32 vectors of token sequences (B, L) made with `tokenizer`.
 
@@ -159,10 +158,10 @@ class TextEncoder:
         inputs = {"input_ids": input_ids.to(self.device), "attention_mask": attention_mask.to(self.device)}
         if self.pooling != "sentence-transformers":
             hidden = self.model(**inputs).last_hidden_state
-            return pool(hidden, inputs["attention_mask"], self.pooling).float().clone()
-        if not _is_transformer(self.model):
+            return pool(hidden, inputs["attention_mask"], self.pooling).float()
+        if not has_transformer(self.model):
             raise ConfigError(f"{self.name!r} reads texts, not token ids: use `encode`.")
-        return self.model(inputs)["sentence_embedding"].float().clone()
+        return self.model(inputs)["sentence_embedding"].float()
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Encodes texts; one longer than `max_length` tokens is cut, counted in `truncated` and reported in the log.
@@ -220,7 +219,7 @@ class TextEncoder:
             return None, np.array([len(text) for text in texts], dtype=np.int64), np.zeros(len(texts), dtype=bool)
         tokens: list[np.ndarray] = []
         lengths = np.empty(len(texts), dtype=np.int64)
-        prefix = _default_prompt(self.model) if own else ""
+        prefix = default_prompt(self.model) if own else ""
         for start in range(0, len(texts), _TOKENIZE_BLOCK):
             block = [prefix + text for text in texts[start : start + _TOKENIZE_BLOCK]]
             for i, ids in enumerate(self._token_ids(block)):
@@ -389,87 +388,8 @@ def _is_sentence_transformer(path: str, revision: str | None) -> bool:
     return True
 
 
-def _is_transformer(model: torch.nn.Module) -> bool:
-    return model.transformers_model is not None and hasattr(model.tokenizer, "added_tokens_decoder")
-
-
-def _default_prompt(model: torch.nn.Module) -> str:
-    return (model.prompts or {}).get(model.default_prompt_name) or "" if model.default_prompt_name else ""
-
-
-def _default_pooling(config: Any, name: str) -> str:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-
-    if getattr(config, "is_encoder_decoder", False):
-        raise ConfigError(
-            f"`encoder`: {name!r} is an encoder-decoder ({config.model_type}), which has no single hidden state to "
-            "pool. Give a decoder, an encoder or a sentence-transformers model."
-        )
-    config = config.get_text_config()
-    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
-        return "mean"
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return "last"
-    raise ConfigError(
-        f"`pooling`: whether {name!r} ({config.model_type}) is a decoder or an encoder cannot be told. Give "
-        "`pooling: last` for a decoder, `mean` or `cls` for an encoder."
-    )
-
-
-def _position_limit(model: torch.nn.Module, tokenizer: Any) -> int | None:
-    """The model's longest sequence, special tokens included; None where neither model nor tokenizer names one."""
-    config = model.config.get_text_config()
-    limits = [getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
-    embeddings = getattr(model, "embeddings", None)
-    table = getattr(embeddings, "position_embeddings", None)
-    if isinstance(table, torch.nn.Embedding):
-        # RoBERTa and its relatives count positions from padding_idx + 1.
-        limits.append(table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1))
-    limits = [int(limit) for limit in limits if isinstance(limit, int | float) and 0 < limit < 10**9]
-    return min(limits, default=None)
-
-
 def _check_max_length(max_length: int | None, limit: int | None, name: str) -> None:
     if max_length is not None and limit is not None and max_length > limit:
         raise ConfigError(
             f"`max_length`: found {max_length}, but {name!r} reads {limit} tokens. Give at most {limit}."
         )
-
-
-def _fingerprint(encoder: TextEncoder) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-
-    def add(value: Any) -> None:
-        digest.update(json.dumps(value, sort_keys=True, default=str).encode() + b"\0")
-
-    model = encoder.model
-    add([encoder.pooling, encoder.max_length])
-    if encoder.pooling == "sentence-transformers":
-        for module in model:
-            config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-            add([type(module).__name__, config])
-        add([_default_prompt(model), model.truncate_dim])
-    backbone = model.transformers_model if encoder.pooling == "sentence-transformers" else model
-    if backbone is not None:
-        config = backbone.config.to_dict()
-        for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"):
-            config.pop(key, None)
-        add([type(backbone).__name__, config])
-    add(_tokenizer_state(encoder.tokenizer))
-    for key, tensor in sorted(model.state_dict().items()):
-        add([key, str(tensor.dtype), list(tensor.shape)])
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _tokenizer_state(tokenizer: Any) -> Any:
-    """What decides about token ids; the padding and truncation that the last call left behind do not."""
-    if not hasattr(tokenizer, "added_tokens_decoder"):
-        return type(tokenizer).__name__
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return [type(tokenizer).__name__, tokenizer.get_vocab()]
-    state = json.loads(backend.to_str())
-    state.pop("padding", None)
-    state.pop("truncation", None)
-    return state

@@ -236,3 +236,13 @@ def test_encoder_decoders_are_refused():
 
 def test_nothing_to_encode_gives_an_empty_array():
     assert tiny().encode([]).shape == (0, 32)
+
+
+def test_vectors_of_token_ids_can_train_a_head(offline):
+    for encoder in (tiny(), offline):
+        batch = encoder.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        vectors = encoder.encode_ids(batch["input_ids"], batch["attention_mask"])
+        np.testing.assert_allclose(vectors.numpy(), encoder.encode(TEXTS), atol=2e-6)
+        head = torch.nn.Linear(encoder.dim, 1)
+        head(vectors).sum().backward()
+        assert head.weight.grad.abs().sum() > 0
