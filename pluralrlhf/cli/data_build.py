@@ -71,7 +71,8 @@ def main(argv: list[str], prog: str = _PROG) -> int:
 
 def build_parser(cls: type[Source], prog: str) -> argparse.ArgumentParser:
     """The parser of one source: its dataclass's fields, then the builder's settings."""
-    example = f"example:\n  {prog} {cls.example}{' ' if cls.example else ''}--out data_{cls.name}"
+    example = "example:\n" + "".join(f"  {line}\n" for line in cls.example_setup.splitlines())
+    example += f"  {prog} {cls.example}{' ' if cls.example else ''}--out data_{cls.name}"
     parser = _Parser(
         prog=prog,
         description=f"{cls.summary}",
@@ -143,7 +144,8 @@ class _Mapping(argparse.Action):
     """`--map user_id=annotator prompt=question` as a dictionary; a flag given twice adds to it."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        mapping = dict(getattr(namespace, f"_given_{self.dest}", {}))
+        given = getattr(namespace, self.dest)
+        mapping = {} if given is self.default else dict(given)
         for value in values:
             key, equals, item = value.partition("=")
             if not equals or not key or not item:
@@ -152,7 +154,6 @@ class _Mapping(argparse.Action):
                 raise ConfigError(f"`{option_string}` gives {key[:40]!r} twice")
             mapping[key] = item
         setattr(namespace, self.dest, mapping)
-        setattr(namespace, f"_given_{self.dest}", mapping)
 
 
 def _read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:

@@ -62,6 +62,20 @@ class RowError(DataError):
         self.reason, self.raw = reason, raw
         super().__init__(found, remedy, **where)
 
+    def at(
+        self, file: str | None, row: int | None, column: str | None = None, names: dict[str, str] | None = None
+    ) -> RowError:
+        """The same error with where it was found.
+
+        Args:
+            file, row: Where.
+            column: The column, if the error does not know it already.
+            names: What the table calls our columns; the error then speaks of the table's.
+        """
+        column = self.column or column
+        column = (names or {}).get(column, column)
+        return RowError(self.reason, self.found, self.remedy, raw=self.raw, file=file, row=row, column=column)
+
 
 def pairs_schema(with_margin: bool = False) -> pa.Schema:
     """Arrow schema of the `pairs` config."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
 from .schema import SCHEMA_VERSION, SPLITS, RowError, validate_pair, validate_user
+from .shards import GROUP_ROWS, ShardWriter, jsonable, write_json
 from .splits import SplitConfig, hash64
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 NO_HISTORY = "user_without_history"
 BELOW_MIN_PAIRS = "user_below_min_pairs"
-_GROUP_ROWS, _GROUP_CHARS = 10_000, 32_000_000  # rows are held back until one of these is reached, then written
-_SHARD_ROWS = 500_000
 
 
 def build_dataset(
@@ -157,8 +156,10 @@ class _Build:
                         raise row
                     self.add(row)
                 except RowError as error:
+                    if isinstance(row, dict) and "_columns" in row:
+                        error = error.at(error.file, error.row, names=row["_columns"])
                     if not self.skip_invalid:
-                        raise
+                        raise error from None
                     self.skip(error, None if isinstance(row, Exception) else row)
         shards = {split: writer.close() for split, writer in self.writers.items()}
         short = self.users_to_drop()
@@ -193,12 +194,12 @@ class _Build:
             "skipped_invalid": dict(sorted(self.skipped.items())),
         }
         extra = {key: described[key] for key in ("licence", "attribution") if described.get(key)}
-        _write_json(self.work / "build.json", {**build, **extra})
+        write_json(self.work / "build.json", {**build, **extra})
         write_card(self.work, build, described)
 
     def add(self, row: dict[str, Any]) -> None:
         """Validates a row and hands it to its split."""
-        file, number = row.get("_file", self.source.name), row.get("_row", self.read)
+        file, number = row.get("_file", self.source.label), row.get("_row", self.read)
         clean = validate_pair(row, file=file, row_number=number)
         if self.with_margin is None:
             self.with_margin = "margin" in clean
@@ -250,7 +251,7 @@ class _Build:
             "raw": raw,
         }
         with open(self.work / "skipped.jsonl", "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json.dumps(_jsonable(entry), ensure_ascii=False) + "\n")
+            file.write(json.dumps(jsonable(entry), ensure_ascii=False) + "\n")
 
     def users_to_drop(self) -> set[str]:
         """Users with too few valid pairs; an error where nobody said what to do about a user with a single one."""
@@ -296,7 +297,7 @@ class _Build:
         writer = ShardWriter(self.work / "pairs" / f".kept-{split}", pairs_schema(self.with_margin))
         for shard in shards:
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(_GROUP_ROWS):
+                for batch in file.iter_batches(GROUP_ROWS):
                     table = pa.Table.from_batches([batch])
                     dropped = pc.is_in(table["user_id"], drop)
                     writer.add_table(table.filter(pc.invert(dropped)))
@@ -312,12 +313,12 @@ class _Build:
         """A dataset without pairs, with one user, or without a training split is of no use to anyone."""
         lost = self.dropped + self.skipped + Counter(self.source.dropped)
         why = ", ".join(f"{reason} {n:,}" for reason, n in sorted(lost.items())) or "nothing was dropped"
-        where = self.start or {"file": self.source.name}
+        where = self.start or {"file": self.source.label}
         if not counts:
             remedy = "Check the input and the mapping (`-h` shows an example)"
             if not self.read and not lost:
                 raise DataError("there are no rows", remedy, **where)
-            raise DataError(f"no pair is left of {self.read:,} rows ({why})", remedy, **where)
+            raise DataError(f"no pair is left ({why})", remedy, **where)
         users = set().union(*(count["_users"] for count in counts.values()))
         if len(users) < 2:
             found = f"all {sum(c['pairs'] for c in counts.values()):,} pairs belong to one user"
@@ -341,7 +342,7 @@ class _Build:
         missing = set(kept)
         without_pairs = 0
         for number, row in enumerate(self.source.users(), 1):
-            file, row_number = row.get("_file", self.source.name), row.get("_row", number)
+            file, row_number = row.get("_file", self.source.label), row.get("_row", number)
             try:
                 clean = validate_user(row, file=file, row_number=row_number)
             except RowError as error:
@@ -378,84 +379,4 @@ class _Build:
                 writer.add(row)
         for shard in writer.close():
             shard.rename(folder / "pairs.parquet")
-        _write_json(folder / "truth.json", self.source.truth_info())
-
-
-class ShardWriter:
-    """Appends rows to parquet files of bounded size, holding little in memory.
-
-    Args:
-        stem: Files are `<stem>-<number>.parquet` until they get their final names.
-        schema: Arrow schema; None takes it from the first rows written.
-        shard_rows: Rows a file; a new one begins when it is reached.
-    """
-
-    def __init__(self, stem: Path, schema: Any, shard_rows: float = _SHARD_ROWS):
-        self.stem, self.schema, self.shard_rows = stem, schema, shard_rows
-        self.rows: list[dict[str, Any]] = []
-        self.chars = self.in_shard = 0
-        self.writer: Any = None
-        self.shards: list[Path] = []
-
-    def add(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        self.chars += _size(row)
-        if len(self.rows) >= _GROUP_ROWS or self.chars >= _GROUP_CHARS:
-            self.flush()
-
-    def flush(self) -> None:
-        import pyarrow as pa
-
-        if self.rows:
-            table = pa.Table.from_pylist(self.rows, schema=self.schema)
-            self.schema = table.schema
-            self.rows, self.chars = [], 0
-            self.add_table(table)
-
-    def add_table(self, table: Any) -> None:
-        import pyarrow.parquet as pq
-
-        if not len(table):
-            return
-        if self.writer is None or self.in_shard >= self.shard_rows:
-            self._end_shard()
-            self.shards.append(self.stem.with_name(f"{self.stem.name}-{len(self.shards):05d}.parquet"))
-            self.writer = pq.ParquetWriter(self.shards[-1], self.schema, compression="zstd")
-        self.writer.write_table(table)
-        self.in_shard += len(table)
-
-    def close(self) -> list[Path]:
-        """The files written, in order."""
-        self.flush()
-        self._end_shard()
-        return self.shards
-
-    def _end_shard(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-        self.writer, self.in_shard = None, 0
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_size, value.values()))
-    return sum(map(_size, value)) if isinstance(value, list) else 8
-
-
-def _jsonable(value: Any) -> Any:
-    """Any value read from a file as JSON: odd types as their text, NaN as a text, halves of surrogates escaped."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, (str, bool, float)) or (isinstance(value, int) and abs(value) < 2**63):
-        return value
-    return str(value) if not isinstance(value, int) else f"integer of {value.bit_length()} bits"
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / "truth.json", self.source.truth_info())

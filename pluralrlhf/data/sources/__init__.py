@@ -33,6 +33,7 @@ class Source:
         name: The name in `SOURCES`.
         summary: One line for `data list`.
         example: Flags that make `data build <name>` run, shown by `-h` (without the command and `--out`).
+        example_setup: Shell lines that make what the example reads, shown before it.
         min_pairs_per_user: What happens to users with fewer pairs if the caller does not say: a number drops and
             counts them, None makes a user with a single pair (who has no history) an error.
         dropped: reason -> how many rows `rows()` left out, filled while it runs.
@@ -44,6 +45,7 @@ class Source:
     name: ClassVar[str]
     summary: ClassVar[str]
     example: ClassVar[str] = ""
+    example_setup: ClassVar[str] = ""
     min_pairs_per_user: ClassVar[int | None] = 2
     dropped: Counter[str]
     split: ClassVar[SplitConfig | None] = None
@@ -51,13 +53,18 @@ class Source:
     def __post_init__(self) -> None:
         self.dropped = Counter()
 
+    @property
+    def label(self) -> str:
+        """What errors name where a row has no file."""
+        return self.name
+
     def rows(self) -> Iterator[dict[str, Any] | Exception]:
         """Pair rows (see `data/schema.py`) in a fixed order, streaming; called once a build, before the rest.
 
-        A row may carry `_file` and `_row` (1-based), which errors name, `_raw` (the row as it was read), and
-        `_test_item` (bool), by which a population decides itself whether the pair's items are unseen ones, and
-        `_split_key` (str), hashed in place of the user's id, so that users with one key fall on the same side and
-        have the same pairs held out.
+        A row may carry `_file` and `_row` (1-based), which errors name, `_columns` (our column -> the file's name for
+        it, for errors), `_raw` (the row as it was read), `_test_item` (bool), by which a population decides itself
+        whether the pair's items are unseen ones, and `_split_key` (str), hashed in place of the user's id, so that
+        users with one key fall on the same side and have the same pairs held out.
         For a bad row *yield* a `schema.RowError` in its place: the writer raises it, or counts it and goes on under
         `--skip_invalid`. For a file that cannot be read, raise a `DataError`.
         """

@@ -1,0 +1,302 @@
+"""From a table's own columns to users, texts, choices and ratings.
+
+A table is laid out in one of three ways: as `pairs` (chosen, rejected), as `choices` (two responses and which one was
+chosen), or as `ratings` (a response and a number or label). Which one follows from the names in `--map`, or from the
+columns of the first row.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import ConfigError, DataError
+from ..schema import RowError, kind
+
+LAYOUTS = {
+    "pairs": ("chosen", "rejected"),
+    "choices": ("response_a", "response_b", "choice"),
+    "ratings": ("response", "rating"),
+}
+OPTIONAL = ("prompt", "pair_id", "margin", "profile")
+TARGETS = ("user_id", *OPTIONAL, *(name for names in LAYOUTS.values() for name in names))
+MISSING = object()
+_SKIP = "or drop such rows with --skip_invalid"
+
+_SIDES = {
+    "a": ("a", "response_a", "model_a", "option_a", "left", "first"),
+    "b": ("b", "response_b", "model_b", "option_b", "right", "second"),
+    "tie": (
+        "tie",
+        "draw",
+        "equal",
+        "same",
+        "similar",
+        "both",
+        "neither",
+        "none",
+        "unsure",
+        "both bad",
+        "bothbad",
+        "both_bad",
+        "both good",
+        "tie (bothbad)",
+        "no preference",
+    ),
+}
+
+
+def check_mapping(mapping: Mapping[str, str]) -> None:
+    """Refuses unknown names and names of two layouts at once."""
+    for name in mapping:
+        if name not in TARGETS:
+            close = difflib.get_close_matches(name, TARGETS, n=2)
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(TARGETS)}"
+            raise ConfigError(f"`--map` has the unknown name {name[:40]!r}. {hint}")
+    layouts = [layout for layout, names in LAYOUTS.items() if any(name in mapping for name in names)]
+    if len(layouts) > 1:
+        raise ConfigError(
+            f"`--map` names {' and '.join(layouts)} at once: map one of "
+            + ", or ".join(" + ".join(LAYOUTS[layout]) for layout in LAYOUTS)
+        )
+
+
+def lookup(row: Mapping[str, Any], path: str) -> Any:
+    """The value under a column's name, or a dotted path into nested objects and lists; `MISSING` if there is none."""
+    value = row.get(path, MISSING)
+    if value is not MISSING or "." not in path:
+        return value
+    value = row
+    for part in path.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.removeprefix("-").isdecimal() and -len(value) <= int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return MISSING
+    return value
+
+
+@dataclass
+class Columns:
+    """Where each of our names is found in a row.
+
+    Args:
+        mapping: our name -> the table's column, as far as the caller gave it.
+        items: `prompt`, `responses`, a column, or None for what fits the layout.
+        default_prompt: The prompt of every row where the table has none.
+    """
+
+    mapping: Mapping[str, str]
+    items: str | None = None
+    default_prompt: str | None = None
+    layout: str = field(default="", init=False)
+    found: dict[str, str] = field(default_factory=dict, init=False)
+
+    def resolve(self, row: Mapping[str, Any]) -> None:
+        """Settles the layout and the columns by the first row.
+
+        Raises:
+            RowError: a column is not there; the row is not the one to settle it by.
+        """
+        layout = next((name for name, parts in LAYOUTS.items() if any(p in self.mapping for p in parts)), None)
+        if layout is None:
+            layout = next((name for name, parts in LAYOUTS.items() if all(p in row for p in parts)), None)
+        if layout is None:
+            wanted = ", or ".join(" + ".join(parts) for parts in LAYOUTS.values())
+            raise self._missing(row, "chosen", f"Map {wanted}")
+        found = {}
+        for name in ("user_id", *OPTIONAL, *LAYOUTS[layout]):
+            path = self.mapping.get(name, name)
+            if (name == "profile" and name in self.mapping) or lookup(row, path) is not MISSING:
+                found[name] = path
+            elif name in self.mapping:
+                raise self._missing(row, path, f"Correct --map {name}=COLUMN")
+        for name in LAYOUTS[layout]:
+            if name not in found:
+                raise self._missing(row, name, f"Add --map {name}=COLUMN")
+        judged = row_value(row, found.get("rating") or found.get("choice"))
+        if "user_id" not in found and not isinstance(judged, (list, dict)):
+            raise self._missing(row, "user_id", "Add --map user_id=COLUMN: which column says who judged")
+        if "prompt" not in found and self.default_prompt is None and layout != "ratings":
+            texts = row_value(row, found.get("chosen"))
+            if not isinstance(texts, list):
+                raise self._missing(
+                    row, "prompt", "Add --map prompt=COLUMN, or --default_prompt TEXT if there is none"
+                )
+        if self.items not in (None, "prompt", "responses") and lookup(row, self.items) is MISSING:
+            raise self._missing(row, self.items, "Use --items prompt, responses, or the name of a column")
+        if layout == "ratings" and (extra := {"margin", "pair_id"} & set(self.mapping)):
+            raise ConfigError(f"`--map {extra.pop()}` fits pairs and choices; pairs made of ratings have none")
+        self.layout, self.found = layout, found
+
+    def need(self, row: Mapping[str, Any], name: str) -> Any:
+        """The row's value for one of our names; a row without the column is a `RowError`."""
+        path = self.found[name]
+        value = row.get(path, MISSING)
+        if value is MISSING and (value := lookup(row, path)) is MISSING:
+            raise self._missing(row, path, f"Give every row `{path[:40]}`")
+        return value
+
+    def _missing(self, row: Mapping[str, Any], column: str, remedy: str) -> RowError:
+        columns = ", ".join(str(name)[:40] for name in list(row)[:20]) or "none"
+        close = difflib.get_close_matches(column, [str(name) for name in row], n=1, cutoff=0.75)
+        hint = f"; is it `{close[0][:40]}`?" if close and close[0] != column else ""
+        found = f"there is no column `{column[:40]}` (columns: {columns}{hint})"
+        return RowError("missing_column", found, f"{remedy}, {_SKIP}", column=column[:40])
+
+
+def row_value(row: Mapping[str, Any], path: str | None) -> Any:
+    return lookup(row, path) if path else MISSING
+
+
+def conversation(value: Any, role: str) -> Any:
+    """A text as one message of `role`; a list of messages with their roles and contents; others as they are.
+
+    Keys of a message other than role and content are left out. What is wrong is reported by the row's validation.
+    """
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        found = "the text is null" if value is None else f"{kind(value)} where a text or message list is expected"
+        reason = "missing_text" if value is None else "wrong_type"
+        raise RowError(reason, found, f"Give a text, {_SKIP}")
+    for message in value:
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            found = f"a list that holds {kind(message)}" + (
+                " without role or content" if isinstance(message, dict) else ""
+            )
+            raise RowError("wrong_type", found, f"Give a text, or messages with role and content, {_SKIP}")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def shared_prefix(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
+    """How many first messages two conversations share, leaving each at least one (TRL's implicit prompt)."""
+    most = min(len(chosen), len(rejected)) - 1
+    return next((i for i in range(most) if chosen[i] != rejected[i]), max(most, 0))
+
+
+def by_user(user: Any, value: Any) -> list[tuple[Any, Any]]:
+    """`(user, judgment)` for each rater of a row.
+
+    A scalar judgment is the row's user's. A list holds one judgment a rater: the users are the row's list of the same
+    length, or `rater_1`, `rater_2`, … by position. An object maps raters to judgments. Nulls are raters who gave none.
+    """
+    if isinstance(value, dict):
+        if user is not MISSING:
+            raise RowError("wrong_type", "an object of judgments beside a user id", f"Do not map `user_id`, {_SKIP}")
+        return [(rater, judged) for rater, judged in value.items() if judged is not None]
+    if not isinstance(value, list):
+        if user is MISSING:
+            raise RowError("missing_column", "a single judgment without a user id", f"Map `user_id`, {_SKIP}")
+        return [(user, value)]
+    if user is MISSING:
+        user = [f"rater_{position}" for position in range(1, len(value) + 1)]
+    if not isinstance(user, list) or len(user) != len(value):
+        found = f"{len(value)} judgments for {f'{len(user)} users' if isinstance(user, list) else 'one user id'}"
+        raise RowError("wrong_type", found, f"Give a list of users of the same length, or map no `user_id`, {_SKIP}")
+    return [(rater, judged) for rater, judged in zip(user, value) if judged is not None]
+
+
+class Choices:
+    """Reads which of two responses was chosen: `a`, `b` or `tie`.
+
+    Args:
+        values: `{"a": ..., "b": ..., "tie": ...}`, each one value or several separated by commas, in place of the words
+            that are known (a, b, left, right, model_a, tie, both, …). Of the numbers, 0 and 1 or 1 and 2 stand for a
+            and b, whichever of the two the data uses.
+        names: The columns of the two responses, which also name them.
+    """
+
+    def __init__(self, values: Mapping[str, str], names: tuple[str, str]):
+        if unknown := set(values) - set(_SIDES):
+            raise ConfigError(f"`--choice_values` has the unknown side {unknown.pop()[:40]!r}: use a=… b=… tie=…")
+        if values and not {"a", "b"} <= set(values):
+            raise ConfigError("`--choice_values` needs both a=… and b=…")
+        self.sides = {word: side for side, words in _SIDES.items() for word in words}
+        self.sides |= {names[0].casefold(): "a", names[1].casefold(): "b"}
+        for side, text in values.items():
+            self.sides |= {word.strip().casefold(): side for word in (text, *text.split(","))}
+        self.told = bool(values)
+        self.zero_based: bool | None = None
+
+    def decides(self, value: Any) -> bool:
+        """Whether this value settles, or makes it needless to know, if numbers count from 0 or 1."""
+        return self.told or self.zero_based is not None or _word(value) not in ("1",)
+
+    def settle(self, values: Iterable[Any]) -> None:
+        """Finds out if numbers count from 0 or 1, from the first values that tell."""
+        for value in values:
+            word = _word(value)
+            if word in ("0", "2"):
+                self.zero_based = word == "0"
+                return
+
+    def __call__(self, value: Any) -> str:
+        if value is None or isinstance(value, (list, dict)) or (isinstance(value, float) and math.isnan(value)):
+            found = f"the choice is {kind(value)}"
+            raise RowError("missing_choice", found, f"Give a or b, {_SKIP}")
+        word = _word(value)
+        if word in self.sides:
+            return self.sides[word]
+        if word in ("0", "1", "2") and not self.told:
+            if self.zero_based is None:
+                self.settle([word])
+            if self.zero_based is None or word == ("2" if self.zero_based else "0"):
+                what = "only 1" if self.zero_based is None else "0, 1 and 2"
+                raise DataError(
+                    f"the choices are {what}: which number stands for which response is unclear",
+                    "Say it, for example --choice_values a=1 b=2 tie=0",
+                )
+            return "a" if (word == "0") == self.zero_based else "b"
+        remedy = f"Say what it means, for example --choice_values a=… b=… tie=…, {_SKIP}"
+        found = "the choice is empty" if not word else f"unknown choice {word[:20]!r}"
+        raise RowError("unknown_choice", found, remedy)
+
+
+class RatingScale:
+    """Reads a rating as a number: numbers as they are, labels by their place in `labels` (lowest first)."""
+
+    def __init__(self, labels: Sequence[str] | None):
+        if labels and len(labels) == 1:
+            labels = labels[0].split(",")
+        self.labels = {label.strip().casefold(): float(place) for place, label in enumerate(labels or [])}
+        if labels and (len(self.labels) != len(labels) or len(labels) < 2):
+            raise ConfigError("`--rating_labels` needs two or more different labels, lowest first")
+
+    def __call__(self, value: Any) -> float:
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise RowError("missing_rating", "the rating is empty", f"Give a rating, {_SKIP}")
+        if self.labels:
+            if (word := _word(value)) in self.labels:
+                return self.labels[word]
+            remedy = f"Add it to --rating_labels (lowest first), {_SKIP}"
+            raise RowError("unknown_rating", f"unknown label {word[:20]!r}", remedy)
+        number = to_number(value)
+        if number is None:
+            found = f"the rating is {kind(value)}, not a number"
+            raise RowError("bad_rating", found, f"Name the labels by --rating_labels bad,ok,good, {_SKIP}")
+        if not math.isfinite(number):
+            raise RowError("bad_rating", f"the rating is {kind(number)}", f"Give a finite number, {_SKIP}")
+        return number
+
+
+def to_number(value: Any) -> float | None:
+    """A number, or a text that is one, as a float; None for everything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip().casefold() if isinstance(value, (str, bool, int, float)) else ""

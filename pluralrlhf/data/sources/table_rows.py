@@ -1,0 +1,192 @@
+"""One row of a table, its columns settled, as preference pairs or ratings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..schema import RowError, check_messages, clean_id, messages
+from ..splits import hash64
+from .table_map import MISSING, Choices, Columns, RatingScale, by_user, conversation, lookup, shared_prefix, to_number
+
+_SKIP = "or drop such rows with --skip_invalid"
+
+
+@dataclass
+class RowReader:
+    """Turns rows into pairs or ratings.
+
+    Args:
+        columns: Where everything is found, settled.
+        items: `prompt`, `responses`, or a column.
+        standalone: The texts answer no prompt of their own.
+        choices: Reads the choice column (layout `choices`).
+        scale: Reads the rating column (layout `ratings`).
+        dropped: Counts ties.
+    """
+
+    columns: Columns
+    items: str
+    standalone: bool
+    choices: Choices | None
+    scale: RatingScale
+    dropped: Counter
+    profiles: dict[str, str | None] = field(default_factory=dict)
+    _seen: set[int] = field(default_factory=set)
+    _repeats: Counter = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        names = dict(self.columns.found)
+        if self.items not in ("prompt", "responses"):
+            names["item_ids"] = self.items
+        self.names = {"a": names}
+        if self.columns.layout == "choices":
+            a, b = names["response_a"], names["response_b"]
+            self.names = {"a": {**names, "chosen": a, "rejected": b}, "b": {**names, "chosen": b, "rejected": a}}
+
+    def forget(self) -> None:
+        """Makes ready for reading the table again."""
+        self.profiles.clear()
+        self._seen.clear()
+        self._repeats.clear()
+
+    def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """The pairs of a row of pairs or choices: one, or one a rater; none for a tie."""
+        columns = self.columns
+        user = columns.need(row, "user_id") if "user_id" in columns.found else MISSING
+        pair_id = columns.need(row, "pair_id") if "pair_id" in columns.found else None
+        if columns.layout == "pairs":
+            texts = self._text(row, "chosen"), self._text(row, "rejected")
+            judged = [(user, "a")]
+        else:
+            texts = self._text(row, "response_a"), self._text(row, "response_b")
+            judged = self._raters(row, user, "choice")
+        prompt, *texts = self._prompt(row, *texts)
+        pairs = []
+        for rater, value in judged:
+            side = value if columns.layout == "pairs" else self._choice(value)
+            if side == "tie":
+                self.dropped["tie"] += 1
+                continue
+            chosen, rejected = texts if side == "a" else texts[::-1]
+            pair: dict[str, Any] = {"user_id": rater, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+            pair["item_ids"] = self._items(row, prompt, chosen, rejected)
+            pair["pair_id"] = self._pair_id(pair) if pair_id is None else pair_id
+            if pair_id is not None and len(judged) > 1:
+                pair["pair_id"] = f"{pair_id}/{rater}"
+            value = lookup(row, columns.found.get("margin", "margin"))
+            if value is not MISSING:
+                pair["margin"] = to_number(value) if isinstance(value, str) else value
+            pair["_columns"] = self.names[side]
+            self._profile(rater, row)
+            pairs.append(pair)
+        return pairs
+
+    def ratings(self, row: dict[str, Any]) -> Iterator[tuple[str, Any, Any, float, tuple[str, ...]]]:
+        """`(user, prompt or None, response, rating, items)` of a row: one, or one a rater and response."""
+        columns = self.columns
+        user = columns.need(row, "user_id") if "user_id" in columns.found else MISSING
+        prompt = None
+        if not self.standalone:
+            prompt = check_messages(self._text(row, "prompt", "user"), columns.found["prompt"])
+        responses, values = columns.need(row, "response"), columns.need(row, "rating")
+        if isinstance(responses, list) and responses and all(isinstance(text, str) for text in responses):
+            if not isinstance(values, list) or len(values) != len(responses):
+                found = f"a list of {len(responses)} responses without as many ratings"
+                remedy = f"Give one rating (or list of ratings) a response, {_SKIP}"
+                raise RowError("wrong_type", found, remedy, column=columns.found["rating"])
+        else:
+            responses, values = [responses], [values]
+        judged = []
+        for response, value in zip(responses, values):
+            text = check_messages(self._as_text(response, "response"), columns.found["response"])
+            items = () if self.items in ("prompt", "responses") else self._items(row, prompt, text)
+            items = tuple(clean_id(item, self.items) for item in items)
+            for rater, rating in self._raters(row, user, "rating", value):
+                rater = clean_id(rater, columns.found.get("user_id", columns.found["rating"]))
+                try:
+                    judged.append((rater, prompt, text, self.scale(rating), items))
+                except RowError as error:
+                    raise error.at(None, None, columns.found["rating"]) from None
+        for rater, *_ in judged:
+            self._profile(rater, row)
+        yield from judged
+
+    def _raters(self, row: dict[str, Any], user: Any, name: str, value: Any = MISSING) -> list[tuple[Any, Any]]:
+        try:
+            return by_user(user, self.columns.need(row, name) if value is MISSING else value)
+        except RowError as error:
+            raise error.at(None, None, self.columns.found[name]) from None
+
+    def _choice(self, value: Any) -> str:
+        try:
+            return self.choices(value)
+        except RowError as error:
+            raise error.at(None, None, self.columns.found["choice"]) from None
+
+    def _text(self, row: dict[str, Any], name: str, role: str = "assistant") -> Any:
+        return self._as_text(self.columns.need(row, name), name, role)
+
+    def _as_text(self, value: Any, name: str, role: str = "assistant") -> Any:
+        try:
+            return conversation(value, role)
+        except RowError as error:
+            raise error.at(None, None, self.columns.found[name]) from None
+
+    def _prompt(self, row: dict[str, Any], *responses: Any) -> tuple[Any, ...]:
+        """The prompt, and the responses without it where they repeat it."""
+        if "prompt" in self.columns.found:
+            prompt = self._text(row, "prompt", "user")
+            n = len(prompt)
+            if n and all(len(response) > n and response[:n] == prompt for response in responses):
+                return prompt, *(response[n:] for response in responses)
+            return prompt, *responses
+        if self.columns.default_prompt is not None:
+            return messages(self.columns.default_prompt, "user"), *responses
+        n = shared_prefix(*responses)
+        if not n:
+            found = "no prompt: the two texts share no first message"
+            remedy = f"Map one with --map prompt=COLUMN, give --default_prompt, {_SKIP}"
+            raise RowError("missing_prompt", found, remedy, column="prompt")
+        return responses[0][:n], *(response[n:] for response in responses)
+
+    def _items(self, row: dict[str, Any], prompt: Any, *responses: Any) -> Any:
+        if self.items == "prompt":
+            return [f"p-{_text_hash(prompt):016x}"]
+        if self.items == "responses":
+            return list(dict.fromkeys(f"r-{_text_hash(response):016x}" for response in responses))
+        value = lookup(row, self.items)
+        if value is MISSING:
+            found = f"there is no column `{self.items[:40]}`"
+            raise RowError("missing_column", found, f"Give every row one, {_SKIP}", column=self.items[:40])
+        return value if isinstance(value, list) else [value]
+
+    def _pair_id(self, pair: dict[str, Any]) -> str:
+        """A hash of who judged what how; a repeat of the same judgment gets a number."""
+        key = hash64(pair["user_id"], *(_text_hash(pair[name]) for name in ("prompt", "chosen", "rejected")))
+        if key not in self._seen:
+            self._seen.add(key)
+            return f"{key:016x}"
+        self._repeats[key] += 1
+        return f"{key:016x}-{self._repeats[key]}"
+
+    def _profile(self, user: Any, row: dict[str, Any]) -> None:
+        """Keeps the user's profile from the first row that has one."""
+        path = self.columns.found.get("profile")
+        if path is None or isinstance(user, (list, dict)) or self.profiles.get(str(user)):
+            return
+        value = lookup(row, path)
+        if value is MISSING and "," in path:
+            parts = {name.strip(): lookup(row, name.strip()) for name in path.split(",")}
+            lines = [f"{name}: {part}" for name, part in parts.items() if part not in (MISSING, None, "")]
+            value = MISSING if MISSING in parts.values() else "\n".join(lines) or None
+        if value is MISSING:
+            found = f"there is no column `{path[:40]}`"
+            raise RowError("missing_column", found, f"Correct --map profile=COLUMN, {_SKIP}", column=path[:40])
+        self.profiles[str(user)] = value if value is None or isinstance(value, str) else str(value)
+
+
+def _text_hash(text: Any) -> int:
+    return hash64(*(part for message in text for part in (message["role"], message["content"])))
