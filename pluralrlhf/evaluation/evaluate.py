@@ -1,0 +1,174 @@
+"""`evaluate_reward`: reward models on a dataset folder, with controls, intervals and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data import data_sha256, load_pairs, load_users, read_build
+from ..data.schema import SPLITS
+from ..errors import ConfigError
+from .runner import EvaluationData, run_scorers
+from .scorers import load_scorers
+from .storage import RUN, Source
+from .summary import RESULTS, Dataset, collect, command_line, read_results, write_results
+
+if TYPE_CHECKING:
+    from ..modeling import PersonalizedRewardModel
+
+
+def evaluate_reward(
+    models: Sequence[str | Path | PersonalizedRewardModel],
+    data: str | Path,
+    output_dir: str | Path,
+    *,
+    n_context: Sequence[int] = (0, 2, 8),
+    splits: Sequence[str] | None = None,
+    controls: bool = True,
+    baseline: str | Path | None = None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    n_replicates: int = 1000,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Scores every pair of every split under every context and writes `per_pair.parquet` and `results.json`.
+
+    Args:
+        models: Saved models (folders or ids) or models in memory. Several of one method are its seeds.
+        data: Dataset folder made by `build_dataset`.
+        output_dir: Folder of the results; made if needed.
+        n_context: Numbers of context pairs; 0 is always among them.
+        splits: Splits of the targets; by default validation and every test split that the data has.
+        controls: Score the controls as well (another user's context, turned labels ...).
+        baseline: A saved model without users, or the output of an earlier evaluation on the same data; by default the
+            `btl` among `models`, if there is one. Gains over it are paired.
+        names: Name of each model's method; the user model's name by default.
+        seed: Seed of contexts and controls: the same for all that is to be compared.
+        n_replicates: Replicates of the crossed bootstrap.
+        batch_size: Texts in a batch of a backbone.
+        progress: Show progress on stderr.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        ConfigError: A model, split, size or baseline that does not fit.
+        DataError: `data` is no dataset folder.
+    """
+    if not models:
+        raise ConfigError("`models` is empty: give at least one.")
+    if names is not None and len(names) != len(models):
+        raise ConfigError(f"`names` has {len(names)} entries for {len(models)} models.")
+    sizes = check_sizes(n_context)
+    folder = check_output(output_dir)
+    build = read_build(data)
+    pairs = load_pairs(data)
+    wanted = check_splits(splits, list(pairs))
+    sha = data_sha256(data)
+    baseline_run, models = _baseline(baseline, list(models), sha)
+    names = [*(names or []), *[None] * (len(models) - len(names or []))]
+    scorers = load_scorers(models, pairs, names=names, batch_size=batch_size, progress=progress)
+    evaluation = EvaluationData.load(pairs, scorers[0].pairs.history, load_users(data))
+    info = {"data": str(data), "data_sha256": sha}
+    run = run_scorers(
+        scorers,
+        evaluation,
+        folder,
+        splits=wanted,
+        n_context=sizes,
+        controls=controls,
+        seed=seed,
+        progress=progress,
+        info=info,
+    )
+    without = [scorer.method for scorer in scorers if not scorer.uses_context]
+    dataset = Dataset(
+        name=build.get("source", Path(data).name),
+        sources=[Source(folder)],
+        runs=[run],
+        baseline=without[0] if without else None,
+        info={**info, "dropped": build.get("dropped", {}), "counts": build.get("counts", {})},
+    )
+    if baseline_run is not None:
+        _join_baseline(dataset, Path(baseline), baseline_run, run)
+    results = collect(dataset, command=command_line(), n_replicates=n_replicates, seed=seed)
+    results = [result for result in results if result["method"] in run["methods"]]
+    results.sort(key=lambda result: list(run["methods"]).index(result["method"]))
+    return write_results(folder, results)
+
+
+def check_sizes(n_context: Sequence[int]) -> list[int]:
+    """Distinct numbers of context pairs with 0 among them, in order."""
+    sizes = sorted({0, *(int(k) for k in n_context)})
+    if sizes[0] < 0:
+        raise ConfigError(f"`n_context` holds {sizes[0]}; give numbers of at least 0, such as `0 2 8`.")
+    return sizes
+
+
+def check_splits(splits: Sequence[str] | None, present: Sequence[str]) -> list[str]:
+    """The splits to evaluate: those named, or validation and the test splits."""
+    if splits is None:
+        chosen = [split for split in present if split != "train"]
+        if not chosen:
+            raise ConfigError(
+                f"The data has only {', '.join(present)}. Build it with test users, or name `splits` to evaluate."
+            )
+        return [split for split in SPLITS if split in chosen] + [split for split in chosen if split not in SPLITS]
+    if unknown := [split for split in splits if split not in present]:
+        raise ConfigError(f"`splits` names {', '.join(unknown)}, which the data lacks. It has {', '.join(present)}.")
+    return list(dict.fromkeys(splits))
+
+
+def check_output(output_dir: str | Path) -> Path:
+    """The folder of results, made if needed. Files of another kind in it are not touched."""
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"`output_dir` {folder} is a file: name a folder.")
+    if (folder / "build.json").is_file() or ((folder / "config.json").is_file() and not (folder / RUN).is_file()):
+        kind = "dataset" if (folder / "build.json").is_file() else "model"
+        raise ConfigError(f"`output_dir` {folder} holds a {kind}: name another folder for the results.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"`output_dir` {folder} cannot be made ({error.strerror}).") from None
+    (folder / RESULTS).unlink(missing_ok=True)
+    return folder
+
+
+def _baseline(baseline, models: list, sha: str) -> tuple[dict | None, list]:
+    """The earlier results to compare with, or the models with the baseline's model among them."""
+    if baseline is None:
+        return None, models
+    if hasattr(baseline, "user_model") or not (Path(baseline) / RESULTS).is_file():
+        return None, [*models, baseline]
+    content = read_results(baseline)
+    matching = [result for result in content["results"] if result["data_sha256"] == sha]
+    if not matching:
+        raise ConfigError(
+            f"`baseline` {baseline} was evaluated on other data (its hash differs). Evaluate it on this data."
+        )
+    without = [result for result in matching if not result["uses_context"]]
+    if not without:
+        names = ", ".join(result["method"] for result in matching)
+        raise ConfigError(
+            f"`baseline` {baseline} has no method without users (it has {names}). Name a `btl` evaluation."
+        )
+    return without[0], models
+
+
+def _join_baseline(dataset: Dataset, folder: Path, result: dict[str, Any], run: dict[str, Any]) -> None:
+    if result["evaluation_seed"] != run["evaluation_seed"]:
+        raise ConfigError(
+            f"`baseline` {folder} used seed {result['evaluation_seed']}, this run {run['evaluation_seed']}."
+        )
+    method = result["method"]
+    if method in run["methods"]:
+        return
+    dataset.sources.append(Source(folder, dataset=result["dataset"]))
+    dataset.baseline = method
+    entry = {"seeds": result["seeds"], "models": [], "uses_context": False}
+    dataset.runs.append(
+        {**run, "methods": {method: entry}, "splits": [s for s in run["splits"] if s in result["splits"]]}
+    )

@@ -1,0 +1,366 @@
+"""Scores every pair of every split under every context, and writes one row for each: `per_pair.parquet`.
+
+A run is a folder of `per_pair.parquet` (the source of every figure), `pairs.parquet` (each pair's items and whether
+nearly all users agree on it), `states.parquet` (user states for the map) and `run.json`. Files are written under a
+temporary name, `run.json` last: a run that was killed has none.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..data.history import CONTEXT_SPLIT, UserHistory, mix, stable_hash
+from ..data.progress import Progress
+from .controls import CONTEXT_PAIR, OWN, RANDOM_STATE, Context, ControlContexts
+from .opinions import Opinions
+from .scorers import Scorer, Scores
+from .storage import (
+    PAIRS,
+    PAIRS_SCHEMA,
+    PER_PAIR,
+    PER_PAIR_SCHEMA,
+    RUN,
+    SCHEMA_VERSION,
+    STATES,
+    STATES_SCHEMA,
+    RowWriter,
+)
+
+_MAX_MAPPED_USERS = 2000
+
+
+@dataclass
+class EvaluationData:
+    """What an evaluation knows of a dataset beside its texts.
+
+    Args:
+        history: All splits, in the numbering that scorers use.
+        opinions: Who judged the same two responses; needed by the `relabelled` control and `agreed_accuracy`.
+        user_types: User id to known type, for populations; needed by the `other_type` control.
+    """
+
+    history: UserHistory
+    opinions: Opinions | None = None
+    user_types: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, splits: Mapping[str, Any], history: UserHistory, users: Any = None) -> EvaluationData:
+        """Reads who agrees with whom from the texts, and types from the `users` config where it has them."""
+        return cls(history, Opinions(splits, history.user), user_types(users))
+
+
+def user_types(users: Any) -> dict[str, str]:
+    """User id to the `type` in the user's attributes; empty where there is none."""
+    types = {}
+    for user in users or ():
+        attributes = json.loads(user["attributes"]) if user.get("attributes") else {}
+        if isinstance(attributes, dict) and attributes.get("type") is not None:
+            types[user["user_id"]] = str(attributes["type"])
+    return types
+
+
+def run_scorers(
+    scorers: Sequence[Scorer],
+    data: EvaluationData,
+    folder: str | Path,
+    *,
+    splits: Sequence[str],
+    n_context: Sequence[int],
+    controls: bool = True,
+    seed: int = 0,
+    batch_size: int = 512,
+    progress: bool = True,
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Scores the pairs of `splits` and writes a run.
+
+    Args:
+        scorers: Models; they see the same contexts.
+        data: The dataset.
+        folder: The run's folder; made if needed, its files replaced.
+        splits: Splits of the targets.
+        n_context: Numbers of context pairs; 0 is always among them.
+        controls: Also score the controls, at every number of context pairs above 0.
+        seed: Seed of contexts and controls. Contexts do not depend on the scorers.
+        batch_size: Targets scored at once.
+        progress: Show progress and the time left, on stderr.
+        info: More keys of `run.json`.
+
+    Returns:
+        What is in `run.json`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN).unlink(missing_ok=True)
+    sizes = sorted({0, *map(int, n_context)})
+    total = sum(len(data.history.rows(split)) for split in splits)
+    context_counts: dict[str, dict[str, dict[str, float]]] = {}
+    start = time.perf_counter()
+    n_rows = 0
+    done = [0]
+    bar = Progress("pairs evaluated", lambda: done[0] / max(1, total), shown=progress)
+    with (
+        bar,
+        RowWriter(folder / PER_PAIR, PER_PAIR_SCHEMA) as per_pair,
+        RowWriter(folder / PAIRS, PAIRS_SCHEMA) as pairs,
+        RowWriter(folder / STATES, STATES_SCHEMA) as states,
+    ):
+        agreed = data.opinions.agreed() if data.opinions is not None else None
+        for split in splits:
+            contexts = ControlContexts(
+                data.history, split, opinions=data.opinions, user_types=data.user_types, seed=seed
+            )
+            run = _SplitRun(scorers, data, contexts, sizes, controls, seed, batch_size)
+            for rows, tables in run.tables():
+                pairs.write(_pair_table(data.history, split, rows, agreed))
+                for table in tables:
+                    per_pair.write(table)
+                    n_rows += len(table)
+                done[0] += len(rows)
+                bar.step(len(rows))
+            for table in run.context_pair_tables():
+                per_pair.write(table)
+            # A row group holds rows of one split only, so that readers can skip the others.
+            per_pair.flush()
+            pairs.flush()
+            for table in run.state_tables():
+                states.write(table)
+            context_counts[split] = run.context_counts()
+    seconds = time.perf_counter() - start
+    record = {
+        "schema": SCHEMA_VERSION,
+        **(info or {}),
+        "methods": _methods(scorers),
+        "splits": list(splits),
+        "n_context": sizes,
+        "controls": controls,
+        "evaluation_seed": seed,
+        "context": context_counts,
+        "timing": {
+            "evaluate_seconds": seconds,
+            "scored_pairs_per_second": n_rows / max(seconds, 1e-9),
+            "new_user_ms": _new_user_ms(scorers, data, splits, sizes[-1], seed),
+        },
+    }
+    path = folder / f"{RUN}.part"
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    path.replace(folder / RUN)
+    return record
+
+
+def _methods(scorers: Sequence[Scorer]) -> dict[str, dict[str, Any]]:
+    out: dict[str, dict[str, Any]] = {}
+    for scorer in scorers:
+        entry = out.setdefault(scorer.method, {"seeds": [], "models": [], "uses_context": scorer.uses_context})
+        entry["seeds"].append(int(scorer.seed))
+        entry["models"].append(getattr(scorer, "path", None))
+    return out
+
+
+def _new_user_ms(scorers, data: EvaluationData, splits: Sequence[str], k: int, seed: int) -> dict[str, float]:
+    """Milliseconds to take in one new user with k pairs, for each method that has states."""
+    if not splits or not k:
+        return {}
+    rows = data.history.rows(splits[-1])[:64]
+    index = data.history.context(rows, k, seed=seed)
+    fullest = index[[int((index >= 0).sum(axis=1).argmax())]] if len(index) else index
+    out = {}
+    for scorer in scorers:
+        if scorer.uses_context and scorer.method not in out and hasattr(scorer, "new_user_ms"):
+            out[scorer.method] = scorer.new_user_ms(Context(fullest, np.zeros(fullest.shape, bool)))
+    return out
+
+
+@dataclass
+class _SplitRun:
+    """One split: walks through its targets user by user, so that a batch shares most of its context pairs."""
+
+    scorers: Sequence[Scorer]
+    data: EvaluationData
+    contexts: ControlContexts
+    sizes: list[int]
+    controls: bool
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        history = self.data.history
+        rows = history.rows(self.contexts.split)
+        self.rows = rows[np.lexsort((history.pair_key[rows], history.user[rows]))]
+        self._shown: set[int] = set()
+        # Per user and number of context pairs: targets, pairs shown, distinct items shown, pairs that others judged.
+        self._counts = np.zeros((len(self.sizes), 4, len(history.users)))
+
+    def tables(self) -> Iterator[tuple[np.ndarray, Iterator[pa.Table]]]:
+        for start in range(0, len(self.rows), self.batch_size):
+            rows = self.rows[start : start + self.batch_size]
+            yield rows, self._score(rows)
+
+    def _score(self, rows: np.ndarray) -> Iterator[pa.Table]:
+        own = self.contexts.own(rows, self.sizes[-1])
+        made: dict[str, tuple[Context, np.ndarray]] = {}
+        if self.controls and self.sizes[-1]:
+            made = {name: self.contexts.make(name, rows, own) for name in self.contexts.names if name != "permuted"}
+        self._count(rows, own, made["relabelled"][0] if "relabelled" in made else None)
+        if any(not scorer.uses_context for scorer in self.scorers):
+            self._shown.update(np.unique(own.index[own.index >= 0]).tolist())
+        needed = np.concatenate([rows, own.index.reshape(-1), *(c.index.reshape(-1) for c, _ in made.values())])
+        for scorer in self.scorers:
+            if hasattr(scorer, "prepare"):
+                scorer.prepare(needed if scorer.uses_context else rows)
+            without = None if scorer.uses_context else scorer.score(rows, own.first(0))
+            for k in self.sizes:
+                context = own.first(k)
+                scores = without or scorer.score(rows, context)
+                yield self._table(scorer, k, OWN, rows, context.index, scores)
+                if not self.controls or not k:
+                    continue
+                for name in self.contexts.names:
+                    if name == "permuted":
+                        shown, exists = self.contexts.make(name, rows, context)
+                    else:
+                        shown = made[name][0].first(k)
+                        exists = made[name][1] & (name == "empty_context" or (shown.index >= 0).any(axis=1))
+                    if not exists.any():
+                        continue
+                    scores = without or scorer.score(rows, shown)
+                    yield self._table(scorer, k, name, rows, shown.index, scores, exists)
+                draw = mix(self.data.history.pair_key[rows], stable_hash(f"{RANDOM_STATE}:{self.seed}:{k}"))
+                scores = scorer.score_random_state(rows, draw)
+                if scores is not None:
+                    yield self._table(scorer, k, RANDOM_STATE, rows, np.zeros((len(rows), 0), np.int64), scores)
+
+    def _table(
+        self,
+        scorer: Scorer,
+        k: int,
+        control: str,
+        rows: np.ndarray,
+        shown: np.ndarray,
+        scores: Scores,
+        exists: np.ndarray | None = None,
+    ) -> pa.Table:
+        margin, probability = scores
+        if exists is not None and not exists.all():
+            rows, shown, margin, probability = rows[exists], shown[exists], margin[exists], probability[exists]
+        history, n = self.data.history, len(rows)
+        lengths = (shown >= 0).sum(axis=1)
+        context_ids = pa.ListArray.from_arrays(
+            pa.array(np.r_[0, np.cumsum(lengths)], pa.int32()), _pair_ids(history, shown[shown >= 0])
+        )
+        columns = [
+            pa.repeat(scorer.method, n),
+            pa.repeat(pa.scalar(int(scorer.seed), pa.int64()), n),
+            pa.repeat(self.contexts.split, n),
+            pa.repeat(pa.scalar(k, pa.int64()), n),
+            pa.repeat(control, n),
+            _user_ids(history, rows),
+            _pair_ids(history, rows),
+            context_ids,
+            pa.array(np.asarray(margin, dtype=np.float64)),
+            pa.array(np.asarray(probability, dtype=np.float64)),
+        ]
+        return pa.table(columns, schema=PER_PAIR_SCHEMA)
+
+    def context_pair_tables(self) -> Iterator[pa.Table]:
+        """Scores without a context of all pairs that served as one, for methods that ignore it."""
+        rows = np.array(sorted(self._shown), dtype=np.int64)
+        nothing = Context(np.zeros((0, 0), np.int64), np.zeros((0, 0), bool))
+        for start in range(0, len(rows), self.batch_size):
+            part = rows[start : start + self.batch_size]
+            empty = np.zeros((len(part), 0), np.int64)
+            for scorer in self.scorers:
+                if not scorer.uses_context:
+                    scores = scorer.score(part, Context(empty, np.zeros(empty.shape, bool)) if len(part) else nothing)
+                    yield self._table(scorer, 0, CONTEXT_PAIR, part, empty, scores)
+
+    def state_tables(self) -> Iterator[pa.Table]:
+        """States of up to 2,000 users of an unseen-user split, each from the context of one of the user's targets."""
+        history, split = self.data.history, self.contexts.split
+        users, first = np.unique(history.user[self.rows], return_index=True)
+        if not self.sizes[-1] or CONTEXT_SPLIT.get(split, split) == "train":
+            return
+        chosen = np.argsort(mix(history.user_key[users], stable_hash("map")))[:_MAX_MAPPED_USERS]
+        rows = self.rows[np.sort(first[chosen])]
+        for scorer in self.scorers:
+            for start in range(0, len(rows) if scorer.uses_context else 0, self.batch_size):
+                part = rows[start : start + self.batch_size]
+                own = self.contexts.own(part, self.sizes[-1])
+                if hasattr(scorer, "prepare"):
+                    scorer.prepare(own.index.reshape(-1))
+                state = scorer.states(own)
+                if state is None:
+                    break
+                ids = [history.users[user] for user in history.user[part]]
+                n = len(part)
+                yield pa.table(
+                    [
+                        pa.repeat(scorer.method, n),
+                        pa.repeat(pa.scalar(int(scorer.seed), pa.int64()), n),
+                        pa.repeat(split, n),
+                        pa.repeat(pa.scalar(self.sizes[-1], pa.int64()), n),
+                        pa.array(ids, pa.string()),
+                        pa.array([self.data.user_types.get(user) for user in ids], pa.string()),
+                        pa.array(list(state), pa.list_(pa.float32())),
+                    ],
+                    schema=STATES_SCHEMA,
+                )
+
+    def _count(self, rows: np.ndarray, own: Context, relabelled: Context | None) -> None:
+        history = self.data.history
+        user = history.user[rows]
+        for number, k in enumerate(self.sizes):
+            shown = own.index[:, :k]
+            items = np.where((shown >= 0)[..., None], history.items[np.maximum(shown, 0)], -1)
+            items = np.sort(items.reshape(len(rows), -1), axis=1)
+            distinct = (items[:, :1] >= 0).sum(axis=1) + ((items[:, 1:] >= 0) & (items[:, 1:] != items[:, :-1])).sum(
+                axis=1
+            )
+            others = np.zeros(len(rows)) if relabelled is None else (relabelled.first(k).index >= 0).sum(axis=1)
+            for place, values in enumerate((np.ones(len(rows)), (shown >= 0).sum(axis=1), distinct, others)):
+                np.add.at(self._counts[number, place], user, values)
+
+    def context_counts(self) -> dict[str, dict[str, float]]:
+        """Means over users, for each k, of the pairs and the distinct items shown; of them, the share others judged."""
+        out = {}
+        for number, k in enumerate(self.sizes):
+            targets, pairs, items, others = self._counts[number]
+            some = targets > 0
+            mean = {
+                name: float((values[some] / targets[some]).mean()) if some.any() else 0.0
+                for name, values in (("context_pairs", pairs), ("context_items", items))
+            }
+            coverage = float(others.sum() / pairs.sum()) if pairs.sum() else 0.0
+            out[str(k)] = {**mean, "relabelled_coverage": coverage}
+        return out
+
+
+def _user_ids(history: UserHistory, rows: np.ndarray) -> pa.Array:
+    return pa.array([history.users[user] for user in history.user[rows]], pa.string())
+
+
+def _pair_ids(history: UserHistory, rows: np.ndarray) -> pa.Array:
+    taken = history.pair_ids.take(pa.array(rows, pa.int64())).cast(pa.string())
+    return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+
+
+def _pair_table(history: UserHistory, split: str, rows: np.ndarray, agreed: np.ndarray | None) -> pa.Table:
+    items = [[history.item_ids[item] for item in row if item >= 0] for row in history.items[rows]]
+    return pa.table(
+        [
+            pa.repeat(split, len(rows)),
+            _user_ids(history, rows),
+            _pair_ids(history, rows),
+            pa.array(items, pa.list_(pa.string())),
+            pa.nulls(len(rows), pa.bool_()) if agreed is None else pa.array(agreed[rows]),
+        ],
+        schema=PAIRS_SCHEMA,
+    )

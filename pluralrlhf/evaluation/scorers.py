@@ -1,0 +1,246 @@
+"""What the evaluation asks of a reward model: margins of pairs, given contexts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from ..errors import ConfigError
+from .controls import Context
+
+if TYPE_CHECKING:
+    from ..modeling import PersonalizedRewardModel
+    from ..trainers.pair_data import PairData
+
+Scores = tuple[np.ndarray, np.ndarray]
+_RANDOM_USERS = 256
+
+
+class Scorer(Protocol):
+    """Anything that ranks pairs. Results are rows of `per_pair.parquet` under its `method` and `seed`.
+
+    Attributes:
+        method: Name of the method.
+        seed: Seed of its training.
+        uses_context: False promises the same scores for every context; they are then computed once.
+    """
+
+    method: str
+    seed: int
+    uses_context: bool
+
+    def score(self, rows: np.ndarray, context: Context) -> Scores:
+        """Margins and probabilities of the choices in `rows` (B,), each under its own context (B, K): two arrays (B,)."""
+
+    def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
+        """The same under states of random users, chosen by `draw` (B,) uint64; None for a method without states."""
+
+    def states(self, context: Context) -> np.ndarray | None:
+        """(B, d) states as numbers, for a map of users; None for a method without states."""
+
+
+class RewardModelScorer:
+    """A [`PersonalizedRewardModel`] as a scorer.
+
+    Args:
+        model: The model; it is put into evaluation mode.
+        pairs: The pairs of all splits, for a model with this encoder or backbone.
+        method: Name; the user model's by default.
+        seed: Seed that it was trained with.
+        path: Folder that it came from.
+        batch_size: Texts in a batch of the backbone.
+    """
+
+    def __init__(
+        self,
+        model: PersonalizedRewardModel,
+        pairs: PairData,
+        *,
+        method: str | None = None,
+        seed: int = 0,
+        path: str | None = None,
+        batch_size: int = 64,
+    ):
+        self.model, self.pairs, self.batch_size = model.eval(), pairs, batch_size
+        self.method, self.seed, self.path = method or model.config.user_model, seed, path
+        self.uses_context = model.user_model.uses_context
+        self._known: tuple[np.ndarray, torch.Tensor] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.feature_mean.device
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Computes the features of these rows once, for all the contexts they will be part of."""
+        rows = np.unique(rows[rows >= 0])
+        self._known = (rows, self._features(rows))
+
+    @torch.inference_mode()
+    def _features(self, rows: np.ndarray) -> torch.Tensor:
+        """(n, 2, d) standardised features."""
+        if self.pairs.frozen:
+            return self.model.standardize(torch.from_numpy(self.pairs.features(rows)).to(self.device))
+        order = np.argsort(self.pairs.lengths(rows), kind="stable")
+        out = self.model.feature_mean.new_empty(len(rows), 2, self.model.config.feature_dim)
+        for start in range(0, len(rows), self.batch_size):
+            at = order[start : start + self.batch_size]
+            batch = {name: value.to(self.device) for name, value in self.pairs.targets(rows[at]).items()}
+            for side, name in enumerate(("chosen", "rejected")):
+                pooled = self.model.pooled(batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
+                out[at, side] = self.model.standardize(pooled)
+        return out
+
+    def _lookup(self, rows: np.ndarray) -> torch.Tensor:
+        if self._known is not None and len(self._known[0]):
+            position = np.minimum(np.searchsorted(self._known[0], rows), len(self._known[0]) - 1)
+            if (self._known[0][position] == rows).all():
+                return self._known[1][torch.from_numpy(position).to(self.device)]
+        return self._features(rows)
+
+    @torch.inference_mode()
+    def encode(self, context: Context):
+        """State of one user a row."""
+        shown = context.index >= 0
+        code = context.index * 2 + context.flipped
+        distinct, index = np.unique(code[shown], return_inverse=True)
+        full = np.zeros(code.shape, np.int64)
+        full[shown] = index
+        features = self._lookup(distinct // 2)
+        turned = torch.from_numpy(distinct % 2 == 1).to(self.device)
+        features = torch.where(turned[:, None, None], features.flip(1), features)
+        index, mask = torch.from_numpy(full).to(self.device), torch.from_numpy(shown).to(self.device)
+        return self.model.user_model.encode(features, index, mask)
+
+    def score(self, rows: np.ndarray, context: Context) -> Scores:
+        return self._score(rows, self.encode(context))
+
+    def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
+        # A fixed set of random users: a score does not depend on the batch it is computed in.
+        with torch.inference_mode():
+            state = self.model.user_model.random_state(_RANDOM_USERS, torch.Generator().manual_seed(0))
+        if state is None:
+            return None
+        users = torch.from_numpy((draw % np.uint64(_RANDOM_USERS)).astype(np.int64))
+        return self._score(rows, state.rows(users).to(self.device))
+
+    @torch.inference_mode()
+    def _score(self, rows: np.ndarray, state) -> Scores:
+        head = self.model.user_model
+        chosen, rejected = self._lookup(rows).unbind(1)
+        margin = head.score(chosen, state).double() - head.score(rejected, state).double()
+        probability = head.probability(chosen, rejected, state).double()
+        return margin.cpu().numpy(), probability.cpu().numpy()
+
+    def states(self, context: Context) -> np.ndarray | None:
+        state = self.encode(context)
+        values = state.tensors.get("mean", next(iter(state.tensors.values()))).reshape(len(state), -1)
+        return values.float().cpu().numpy() if values.shape[1] else None
+
+    def new_user_ms(self, context: Context, repeats: int = 20) -> float:
+        """Median milliseconds to encode one new user from the features of its pairs."""
+        self.prepare(context.index.reshape(-1))
+        one = Context(context.index[:1], context.flipped[:1])
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self.encode(one)
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            times.append(time.perf_counter() - start)
+        return float(np.median(times) * 1000)
+
+
+def load_scorers(
+    models: Sequence[str | Path | PersonalizedRewardModel],
+    splits,
+    *,
+    names: Sequence[str | None] | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    progress: bool = True,
+) -> list[RewardModelScorer]:
+    """Models as scorers over the pairs of `splits`; models with the same encoder share their features.
+
+    Args:
+        models: Folders or ids of saved models, or models. Several of one method are its seeds.
+        splits: Split name to dataset; their order numbers the rows.
+        names: Name of each model's method; its user model's name where None.
+        batch_size: Texts in a batch of a backbone.
+        device: Device of the models; an accelerator if there is one.
+
+    Raises:
+        ConfigError: A folder without a model, or models under one name whose settings differ.
+    """
+    from ..trainers.pair_data import PairData
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    shared: dict[str, PairData] = {}
+    scorers: list[RewardModelScorer] = []
+    settings: dict[str, str] = {}
+    for number, item in enumerate(models):
+        path = None if hasattr(item, "user_model") else str(item)
+        model = load_model(path) if path is not None else item
+        model = model.to(device)
+        method = (names[number] if names else None) or model.config.user_model
+        config = json.dumps([model.config.user_model, model.config.user_model_kwargs or {}], sort_keys=True)
+        if settings.setdefault(method, config) != config:
+            raise ConfigError(
+                f"`models`: two models are called {method!r} but have different settings, so they are no seeds of one "
+                "method. Evaluate them apart, and compare with `pluralrlhf report`."
+            )
+        key = _feature_key(model) if model.backbone is None else f"backbone {number}"
+        if key not in shared:
+            shared[key] = PairData(model, progress=progress)
+            for name, dataset in splits.items():
+                shared[key].add(name, dataset)
+        scorers.append(
+            RewardModelScorer(model, shared[key], method=method, seed=_seed_of(path), path=path, batch_size=batch_size)
+        )
+    _number_equal_seeds(scorers)
+    return scorers
+
+
+def load_model(path: str | Path) -> PersonalizedRewardModel:
+    """A saved reward model; what is none is a `ConfigError` in one line."""
+    from ..modeling import PersonalizedRewardModel
+
+    folder = Path(path)
+    if folder.exists() and not ((folder / "config.json").is_file() or (folder / "adapter").is_dir()):
+        checkpoints = sorted(folder.glob("checkpoint-*"))
+        hint = f" Did you mean {checkpoints[-1]}?" if checkpoints else ""
+        raise ConfigError(f"`--model` {folder}: there is no config.json in it, so it is no saved model.{hint}")
+    if not folder.exists() and (folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1):
+        raise ConfigError(f"`--model` {folder}: the folder does not exist. Train one with `pluralrlhf train reward`.")
+    try:
+        return PersonalizedRewardModel.from_pretrained(str(path)).eval()
+    except OSError as error:
+        raise ConfigError(f"`--model` {path}: cannot be loaded ({str(error).splitlines()[0]}).") from None
+
+
+def _feature_key(model: PersonalizedRewardModel) -> str:
+    return json.dumps([model.config.encoder, model.config.encoder_input], sort_keys=True, default=str)
+
+
+def _seed_of(path: str | None) -> int:
+    """The seed in `training_args.json` beside a saved model, 0 where there is none."""
+    try:
+        return int(json.loads((Path(path or "") / "training_args.json").read_text(encoding="utf-8"))["seed"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _number_equal_seeds(scorers: Sequence[RewardModelScorer]) -> None:
+    """Models of one method that do not say different seeds are numbered in the order given."""
+    by_method: dict[str, list[RewardModelScorer]] = {}
+    for scorer in scorers:
+        by_method.setdefault(scorer.method, []).append(scorer)
+    for group in by_method.values():
+        if len({scorer.seed for scorer in group}) < len(group):
+            for number, scorer in enumerate(group):
+                scorer.seed = number

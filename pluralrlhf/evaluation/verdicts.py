@@ -1,0 +1,112 @@
+"""What the numbers say in plain words: whether a method uses its user, and what the data could have shown at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+COLLAPSE = 0.05
+"""Below this flip rate a method does not use its context."""
+HEADLINE_ORDER = (
+    "test_unseen_users_unseen_items",
+    "test_unseen_users_seen_items",
+    "validation",
+    "test_seen_users_unseen_items",
+    "test_seen_users_seen_items",
+    "train",
+)
+SPLIT_TITLES = {
+    "test_unseen_users_unseen_items": "unseen users, unseen items",
+    "test_unseen_users_seen_items": "unseen users, seen items",
+    "test_seen_users_unseen_items": "known users, unseen items",
+    "test_seen_users_seen_items": "known users, seen items",
+    "validation": "validation users",
+    "train": "training pairs",
+}
+
+
+def headline_split(splits: Iterable[str]) -> str | None:
+    """The split that a reader looks at first: users never seen, on items never seen, where there are such."""
+    splits = list(splits)
+    return next((split for split in HEADLINE_ORDER if split in splits), splits[0] if splits else None)
+
+
+def points(value: float, sign: bool = False) -> str:
+    """A share or a difference of shares in percentage points, `+1.2`."""
+    text = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return text.replace("-0.0", "0.0").replace("+0.0", "0.0") if text[1:] == "0.0" else text
+
+
+def interval(metric: Mapping[str, Any] | None, sign: bool = False) -> str:
+    """`+1.2 [0.3, 2.1]` in percentage points; a dash where there is nothing."""
+    if not metric or metric["value"] is None:
+        return "–"
+    text = points(metric["value"], sign)
+    if metric.get("ci95"):
+        low, high = (points(bound) for bound in metric["ci95"])
+        text += f" [{low}, {high}]"
+    return text
+
+
+def _above(metric: Mapping[str, Any] | None, bound: float = 0.0) -> bool:
+    return bool(metric and metric.get("ci95") and metric["ci95"][0] > bound)
+
+
+def _below(metric: Mapping[str, Any] | None, bound: float = 0.0) -> bool:
+    return bool(metric and metric.get("ci95") and metric["ci95"][1] < bound)
+
+
+def nothing_to_find(ceiling_gain: Mapping[str, Any] | None, placebo_gain: Mapping[str, Any] | None) -> bool:
+    """Whether even the ceiling gains no more over a model without users than what a placebo shows."""
+    if not ceiling_gain or not ceiling_gain.get("ci95"):
+        return False
+    placebo = placebo_gain["ci95"][1] if placebo_gain and placebo_gain.get("ci95") else 0.0
+    return ceiling_gain["ci95"][0] <= max(0.0, placebo) and ceiling_gain["value"] <= max(0.02, placebo)
+
+
+def verdict(
+    metrics: Mapping[str, Mapping[str, Any]],
+    controls: Mapping[str, Mapping[str, Any]] | None,
+    *,
+    uses_context: bool = True,
+    ceiling_gain: Mapping[str, Any] | None = None,
+    placebo_gain: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """What a method does with its user, at one number of context pairs.
+
+    Args:
+        metrics: Its metrics there.
+        controls: Its controls there; without them a gain cannot be told from a gain that anybody's context gives.
+        uses_context: False for a method that has no user by construction.
+        ceiling_gain: The ceiling's `gain_over_btl`, where there is a ceiling.
+        placebo_gain: The gain of a personalised method trained on placebo data, where there is one.
+
+    Returns:
+        `kind`, one of `no_user`, `ignores_user`, `uses_user`, `any_context`, `harmed`, `nothing_to_find`, `no_gain`,
+        `unknown`; and `text`, a sentence's beginning without its subject.
+    """
+    controls = controls or {}
+    if not uses_context:
+        return {"kind": "no_user", "text": "does not use the user: it scores the same for everybody"}
+    gain = metrics.get("gain")
+    if gain is None or gain["value"] is None or not gain.get("ci95"):
+        return {"kind": "unknown", "text": "too little data for an interval"}
+    flip = controls.get("flip_rate")
+    if flip and flip["value"] is not None and flip["value"] < COLLAPSE:
+        text = f"does not use the user: turning all labels of the context round changes {points(flip['value'])} % of its choices"
+        if _above(gain):
+            text += f" (gain {interval(gain, True)} over its own k = 0 all the same)"
+        return {"kind": "ignores_user", "text": text}
+    wrong = controls.get("gain_over_wrong_user")
+    if _above(gain):
+        if wrong is not None and not _above(wrong):
+            text = f"gains {interval(gain, True)} over its own k = 0, but another user's context serves it as well"
+            return {"kind": "any_context", "text": f"{text} ({interval(wrong, True)} own minus other)"}
+        return {"kind": "uses_user", "text": f"uses the user: {interval(gain, True)} over its own k = 0"}
+    if _below(gain):
+        return {"kind": "harmed", "text": f"the context harms it: {interval(gain, True)} over its own k = 0"}
+    if nothing_to_find(ceiling_gain, placebo_gain):
+        against = "placebo" if placebo_gain else "nothing"
+        text = f"nothing to find here: the ceiling ({interval(ceiling_gain, True)} over btl) equals {against}"
+        return {"kind": "nothing_to_find", "text": text}
+    return {"kind": "no_gain", "text": f"no gain that this data could show: {interval(gain, True)} over its own k = 0"}
