@@ -224,6 +224,8 @@ def _print_summary(out: Any) -> None:
     if build["skipped_invalid"]:
         print(f"  the skipped rows are in {out / 'skipped.jsonl'}")
     empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in counts["splits"]]
+    if (judges := counts["splits"].get(VALIDATION, {}).get("users", 0)) in range(1, 10):
+        print(f"  note: only {judges} validation users, on whom every choice is made: raise --validation_users")
     if empty:
         print(f"  note: nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help")
     print(f"Look at it: pluralrlhf data inspect {out}")

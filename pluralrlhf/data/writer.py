@@ -183,7 +183,7 @@ class _Build:
             },
             "seed": self.splits.seed,
             "counts": {
-                "rows_read": self.read,
+                "pairs_read": self.read,
                 "pairs": sum(count["pairs"] for count in counts.values()),
                 "users": len(kept),
                 "users_below_min_pairs": len(short),

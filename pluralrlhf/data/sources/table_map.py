@@ -253,7 +253,7 @@ class Choices:
                     f"the choices are {what}: which number stands for which response is unclear",
                     "Say it, for example --choice_values a=1 b=2 tie=0",
                 )
-            return "a" if (word == "0") == self.zero_based else "b"
+            return "a" if word == ("0" if self.zero_based else "1") else "b"
         remedy = f"Say what it means, for example --choice_values a=… b=… tie=…, {_SKIP}"
         found = "the choice is empty" if not word else f"unknown choice {word[:20]!r}"
         raise RowError("unknown_choice", found, remedy)
