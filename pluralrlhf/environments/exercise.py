@@ -12,9 +12,9 @@ so three well-chosen questions suffice, five settle it without adapting, and fif
 
 The policy asks (`do you choose A or B ?`, `what about your TOPIC ?`), may ask leading questions (`so you choose A ,
 right ?`) and ends by recommending. The user answers in one of several phrasings, sometimes vaguely, sometimes by
-changing the subject to another attribute, rarely with the wrong value. The 32 deciding combinations are split 2 : 1 : 1
-within each strategy, so train, validation and test users share no deciding combination, and validation and test users
-speak in other phrasings than train users (of the same words: a model trained from scratch knows no synonyms).
+changing the subject to another attribute, rarely with the wrong value. Eight of the 32 deciding combinations, one a
+strategy, belong to test users only. Validation users are other people with the train users' combinations; validation and
+test users speak in other phrasings than train users (of the same words: a model from scratch knows no synonyms).
 """
 
 from __future__ import annotations
@@ -99,19 +99,18 @@ def path_of(deciding: Sequence[int]) -> tuple[int, int, int]:
 
 
 def deciding_combinations(split: str) -> list[tuple[int, ...]]:
-    """The combinations of the five deciding values that users of a split have; 16, 8 and 8 of the 32.
+    """The combinations of the five deciding values that users of a split have.
 
-    Within each strategy the four combinations (of the two attributes its path does not read) go 2 : 1 : 1, rotated
-    from strategy to strategy so that no value of an unread attribute belongs to one split.
+    Each strategy has four (of the two attributes its path does not read). One of them belongs to test users, rotated
+    from strategy to strategy; train and validation users have the other three.
     """
     if split not in ("train", "validation", "test"):
         raise ConfigError(f"`split` is {split!r}; use train, validation or test.")
     out = []
     for strategy in range(len(STRATEGIES)):
         members = [c for c in itertools.product((0, 1), repeat=N_DECIDING) if strategy_of(c) == strategy]
-        # Diagonal pairs: train holds both values of both unread attributes.
-        order = [members[i] for i in ((0, 3, 1, 2), (1, 2, 0, 3))[strategy.bit_count() % 2]]
-        out += {"train": order[:2], "validation": order[2:3], "test": order[3:]}[split]
+        held_out = members.pop((0, 3, 1, 2, 2, 1, 3, 0)[strategy])
+        out += [held_out] if split == "test" else members
     return out
 
 

@@ -58,7 +58,7 @@ def demonstration(world: ExerciseWorld, profile: UserProfile, seed: int) -> tupl
     informed = rng.random() < 0.5
     if informed:
         path = path_of(world.values(profile)[:N_DECIDING])
-        others = [a for a in range(N_DECIDING) if a not in path and rng.random() < 0.5]
+        others = [a for a in range(N_DECIDING) if a not in path and rng.random() < 0.25]
         asked = [*path, *others, *rng.sample(range(N_DECIDING, len(ATTRIBUTES)), rng.randrange(4))]
         rng.shuffle(asked)
     else:
@@ -101,7 +101,7 @@ class StartConfig:
     """Settings of the supervised start."""
 
     seed: int = 0
-    steps: int = 1200
+    steps: int = 900
     batch_size: int = 48
     learning_rate: float = 3e-3
     hidden_size: int = 96
@@ -124,7 +124,7 @@ def train_start(world: ExerciseWorld, output_dir: str | Path, config: StartConfi
         raise ConfigError("`strict` is False; a start from scratch needs the closed grammar (`strict=True`).")
     tokenizer = tiny_tokenizer(vocabulary())
     model = tiny_policy(tokenizer, seed=config.seed, hidden_size=config.hidden_size, layers=config.layers)
-    data = [encode(*pair, tokenizer) for pair in demonstrations(world, 8192, config.seed)]
+    data = [encode(*pair, tokenizer) for pair in demonstrations(world, 16_384, config.seed)]
 
     def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in rows)
@@ -147,6 +147,7 @@ def train_start(world: ExerciseWorld, output_dir: str | Path, config: StartConfi
         lr_scheduler_type="cosine",
         warmup_steps=50,
         weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
         logging_steps=200,
         save_strategy="no",
         report_to="none",
