@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +11,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+
+# Test files share `tiny.py`, wherever they are.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

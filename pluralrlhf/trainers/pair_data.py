@@ -181,16 +181,36 @@ class PairData:
         """(n,) tokens of the longer side of each pair."""
         return np.maximum(*(store.lengths(np.asarray(rows)) for store in self._tokens))
 
-    def standardization(self, rows: np.ndarray, block: int = 8192) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (d,) each, of the raw features over both responses of these pairs."""
+    def standardization(self, rows: np.ndarray, block: int = 8192, n_encoded: int = 256) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, (d,) each, of the raw features over both responses of these pairs.
+
+        A backbone is asked about `n_encoded` of the pairs as it is before training: a user model that is fed raw states
+        ignores the context for hundreds of steps.
+        """
         total, squares, n = 0.0, 0.0, 0
+        if not self.frozen:
+            rows = np.sort(np.random.default_rng(0).permutation(rows)[:n_encoded])
+            block = 16
         for start in range(0, len(rows), block):
-            values = self.features(rows[start : start + block]).reshape(-1, self.model.config.feature_dim)
-            values = values.astype(np.float64)
+            some = rows[start : start + block]
+            values = (self.features(some) if self.frozen else self._encoded(some)).astype(np.float64)
+            values = values.reshape(-1, values.shape[-1])
             total, squares, n = total + values.sum(0), squares + (values**2).sum(0), n + len(values)
         mean = total / n
         scale = np.sqrt(np.maximum(squares / n - mean**2, 0))
         return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+    @torch.no_grad()
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        was_training, batch = self.model.training, self.targets(rows)
+        self.model.eval()
+        device = self.model.user_model.feature_mean.device
+        states = [
+            self.model.pooled(batch[f"{side}_input_ids"].to(device), batch[f"{side}_attention_mask"].to(device))
+            for side in SIDES
+        ]
+        self.model.train(was_training)
+        return torch.cat(states).float().cpu().numpy()
 
     def targets(self, rows: np.ndarray) -> dict[str, Tensor]:
         """The chosen and rejected responses of these rows: features, or padded token ids and masks."""

@@ -200,12 +200,14 @@ class PersonalizedRewardTrainer(RewardTrainer):
         args.max_length = max_length
         self.label_names = ["labels"]
         inner = self.reward_model
+        # TRL halves every trainable parameter of a quantised model; the user model is small, and sums over contexts.
+        inner.user_model.float()
         if inner is not self.model:
             inner.attach_adapter(self.accelerator.unwrap_model(self.model))
         if inner.backbone is None:
-            inner.feature_noise = args.feature_noise
-            if not inner.feature_mean.any():
-                inner.set_standardization(*self.pairs.standardization(self._train_rows))
+            inner.user_model.set_feature_noise(args.feature_noise)
+        if inner.user_model.token_head is None and not inner.user_model.feature_mean.any():
+            inner.user_model.set_standardization(*self.pairs.standardization(self._train_rows))
 
     @staticmethod
     def _build_model(model, args, tokenizer, train_dataset, quantization_config):

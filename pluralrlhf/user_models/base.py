@@ -111,10 +111,13 @@ def build_config(config_class: type, settings: dict[str, Any] | None, method: st
 
 
 def mlp(sizes: list[int], slope: float | None = None) -> nn.Sequential:
-    """Linear layers of the given sizes with GELU between them, or LeakyReLU where a negative slope is given."""
+    """Linear layers of the given sizes with GELU between them, or LeakyReLU where a negative slope is given.
+
+    A last layer of size 1 is a reward and has no bias, which preferences could not tell.
+    """
     layers: list[nn.Module] = []
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
-        layers.append(nn.Linear(n_in, n_out))
+        layers.append(nn.Linear(n_in, n_out, bias=n_out > 1))
         if i < len(sizes) - 2:
             layers.append(nn.GELU() if slope is None else nn.LeakyReLU(slope))
     return nn.Sequential(*layers)
@@ -153,11 +156,34 @@ class UserModel(nn.Module):
     config_class: ClassVar[type]
     uses_context: ClassVar[bool] = True
     has_posterior: ClassVar[bool] = False
+    # A linear layer that is the whole reward, for methods whose reward is the same for everybody.
+    token_head: nn.Linear | None = None
 
     def __init__(self, feature_dim: int, config: Any):
         super().__init__()
         self.feature_dim, self.config = feature_dim, config
+        # Here rather than in the model around it, so that they are saved with the head also where only that is saved.
+        self.register_buffer("feature_mean", torch.zeros(feature_dim))
+        self.register_buffer("feature_scale", torch.ones(feature_dim))
+        self.feature_noise = 0.0
         self.step, self.max_steps = 0, 0
+
+    @torch.no_grad()
+    def set_standardization(self, mean: Tensor, scale: Tensor) -> None:
+        """Sets the features' mean and standard deviation, (d,) each; a constant dimension keeps scale 1."""
+        self.feature_mean.copy_(mean)
+        self.feature_scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+
+    def set_feature_noise(self, noise: float) -> None:
+        """Standard deviation of the noise that training adds to standardised features."""
+        self.feature_noise = noise
+
+    def standardize(self, features: Tensor) -> Tensor:
+        """(..., d) raw features to mean 0 and variance 1 over the training responses, with noise in training."""
+        features = (features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
+        if self.training and self.feature_noise:
+            features = features + self.feature_noise * torch.randn_like(features)
+        return features
 
     def set_step(self, step: int, max_steps: int) -> None:
         """Tells annealed terms the optimiser step; being set from it, they resume exactly and skip evaluation."""

@@ -57,6 +57,10 @@ class BTL(UserModel):
         else:
             self.head = mlp([feature_dim] + [config.hidden] * config.layers + [1])
 
+    @property
+    def token_head(self) -> nn.Linear | None:
+        return self.head if self.config.head == "linear" else None
+
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
         return UserState(self.name, {"none": context_features.new_zeros(len(context_index), 0)})
 
