@@ -6,13 +6,13 @@ A dataset folder is written by `build_dataset` (command `pluralrlhf data build`)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from .card import hash_files
 from .schema import SPLITS, USER_COLUMNS, messages
 from .splits import SplitConfig
 from .writer import build_dataset
@@ -127,13 +127,7 @@ def load_users(folder: str | os.PathLike) -> datasets.Dataset:
 def data_sha256(folder: str | os.PathLike) -> str:
     """Hash of everything that the two configs hold (names and bytes of the parquet files), for `results.json`."""
     read_build(folder)
-    digest = hashlib.sha256()
-    for path in sorted(p for part in ("pairs", "users") for p in Path(folder, part).glob("*.parquet")):
-        digest.update(f"{path.parent.name}/{path.name}\n".encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return hash_files(Path(folder))
 
 
 def _load(files: dict[str, list[str]]) -> datasets.DatasetDict:

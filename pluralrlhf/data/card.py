@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,24 +26,41 @@ _LICENCES = {
 }
 
 
+def hash_files(folder: Path) -> str:
+    """sha256 of the names and bytes of both configs' parquet files."""
+    digest = hashlib.sha256()
+    for path in sorted(p for part in ("pairs", "users") for p in Path(folder, part).glob("*.parquet")):
+        digest.update(f"{path.parent.name}/{path.name}\n".encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def write_card(folder: Path, build: dict[str, Any], described: dict[str, Any]) -> None:
     """Writes `folder/README.md`.
 
+    Each config's description names the content's hash. That is not for people only: `datasets.load_dataset` on a local
+    folder keys its cache by the folder's last name and this YAML, not by the files; without the hash it would answer
+    with the rows of another folder of that name, or of an earlier build.
+
     Args:
-        folder: The dataset folder.
+        folder: The dataset folder, its parquet files written.
         build: What `build.json` holds.
         described: `Source.describe()`.
     """
     counts = build["counts"]
+    content = hash_files(folder)
     lines = ["---"]
     if described.get("licence") in _LICENCES:
         lines.append(f"license: {_LICENCES[described['licence']]}")
     lines += ["tags:", "- preference", "- personalization", "- trl", "configs:", "- config_name: pairs"]
-    lines += ["  default: true", "  data_files:"]
+    lines += ["  default: true", f"  description: pairs of build {content[:16]}", "  data_files:"]
     for split in counts["splits"]:
         lines += [f"  - split: {split}", f"    path: pairs/{split}-*.parquet"]
     lines += [
         "- config_name: users",
+        f"  description: users of build {content[:16]}",
         "  data_files:",
         "  - split: users",
         "    path: users/users-*.parquet",

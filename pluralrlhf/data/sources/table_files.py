@@ -298,7 +298,7 @@ def find_files(path: str, format: str | None) -> tuple[list[Path], str | None, b
             f"the folder holds several formats ({held})", "Name the file, or choose by --format", file=path
         )
     chosen = format or next(iter(formats), None)
-    files = [p for p in files if format_of(p) == chosen]
+    files = [p for p in files if chosen and format_of(p) == chosen]
     if not files:
         raise DataError(
             "there are no data files in the folder", f"Files are taken by their ending: {_ACCEPTED}", file=path

@@ -56,7 +56,7 @@ class RowReader:
         """The pairs of a row of pairs or choices: one, or one a rater; none for a tie."""
         columns = self.columns
         user = columns.need(row, "user_id") if "user_id" in columns.found else MISSING
-        pair_id = columns.need(row, "pair_id") if "pair_id" in columns.found else None
+        pair_id = columns.need(row, "pair_id") if "pair_id" in columns.found else MISSING
         if columns.layout == "pairs":
             texts = self._text(row, "chosen"), self._text(row, "rejected")
             judged = [(user, "a")]
@@ -73,8 +73,8 @@ class RowReader:
             chosen, rejected = texts if side == "a" else texts[::-1]
             pair: dict[str, Any] = {"user_id": rater, "prompt": prompt, "chosen": chosen, "rejected": rejected}
             pair["item_ids"] = self._items(row, prompt, chosen, rejected)
-            pair["pair_id"] = self._pair_id(pair) if pair_id is None else pair_id
-            if pair_id is not None and len(judged) > 1:
+            pair["pair_id"] = self._pair_id(pair) if pair_id is MISSING else pair_id
+            if pair_id is not MISSING and len(judged) > 1:
                 pair["pair_id"] = f"{pair_id}/{rater}"
             value = lookup(row, columns.found.get("margin", "margin"))
             if value is not MISSING:
