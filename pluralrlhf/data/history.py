@@ -172,10 +172,17 @@ class UserHistory:
         n_groups = np.maximum(1, -(-self.pool_size(rows) // self.group_size)).astype(np.uint64)
         return mix(salt, mix(self.pair_key[rows], base) % n_groups + np.uint64(1))
 
-    def draw_n_context(self, rows: np.ndarray, maximum: int, *, seed: int = 0, epoch: int = 0) -> np.ndarray:
-        """(B,) number of context pairs of each training target: uniform on 0..maximum, the same for a whole group."""
+    def draw_n_context(
+        self, rows: np.ndarray, maximum: int, *, seed: int = 0, epoch: int = 0, no_context: float = 0.0
+    ) -> np.ndarray:
+        """(B,) number of context pairs of each training target, the same for a whole group.
+
+        Uniform on 0..maximum, and 0 with the extra probability `no_context`: otherwise the unknown user, who is in
+        every comparison, would be one training example in `maximum`.
+        """
         u = unit_interval(mix(self._salt(np.asarray(rows), seed, epoch), stable_hash("n_context")))
-        return (u * (maximum + 1)).astype(np.int64)
+        u = np.maximum(0.0, (u - no_context) / max(1e-12, 1 - no_context))
+        return np.minimum((u * (maximum + 1)).astype(np.int64), maximum)
 
     def context(
         self, rows: Sequence[int] | np.ndarray, k: int | np.ndarray, *, seed: int = 0, epoch: int | None = None

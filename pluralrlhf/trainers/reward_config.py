@@ -58,6 +58,9 @@ class PersonalizedRewardConfig(RewardConfig):
     n_context: int = field(
         default=32, metadata={"help": "Most pairs of context in training; each step draws 0 to this many."}
     )
+    no_context_share: float = field(
+        default=0.1, metadata={"help": "Extra share of training targets without any context: the unknown user."}
+    )
     eval_n_context: list[int] = field(
         default_factory=lambda: [0, 8], metadata={"help": "Numbers of context pairs at evaluation during training."}
     )
@@ -102,5 +105,7 @@ class PersonalizedRewardConfig(RewardConfig):
             self.eval_n_context = [self.eval_n_context]
         if not self.eval_n_context or min(self.eval_n_context) < 0:
             raise ConfigError(f"`eval_n_context` is {self.eval_n_context}; give numbers of at least 0, such as `0 8`.")
+        if not 0 <= self.no_context_share < 1:
+            raise ConfigError(f"`no_context_share` is {self.no_context_share}; it must be at least 0 and below 1.")
         if self.feature_noise < 0:
             raise ConfigError(f"`feature_noise` is {self.feature_noise}; it must be at least 0.")

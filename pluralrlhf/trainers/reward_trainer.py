@@ -77,15 +77,20 @@ class DataCollatorForPersonalizedPreference:
     Training examples carry `row` and `epoch`, evaluation examples `row` and `n_context`.
     """
 
-    def __init__(self, pairs: PairData, n_context: int, seed: int, with_margin: bool = False):
+    def __init__(
+        self, pairs: PairData, n_context: int, seed: int, with_margin: bool = False, no_context_share: float = 0.0
+    ):
         self.pairs, self.n_context, self.seed, self.with_margin = pairs, n_context, seed, with_margin
+        self.no_context_share = no_context_share
 
     def __call__(self, examples: list[dict[str, int]]) -> dict[str, torch.Tensor]:
         rows = np.array([example["row"] for example in examples])
         history = self.pairs.history
         if "epoch" in examples[0]:
             epoch = examples[0]["epoch"]
-            k = history.draw_n_context(rows, self.n_context, seed=self.seed, epoch=epoch)
+            k = history.draw_n_context(
+                rows, self.n_context, seed=self.seed, epoch=epoch, no_context=self.no_context_share
+            )
             context = history.context(rows, k, seed=self.seed, epoch=epoch)
         else:
             k = np.array([example["n_context"] for example in examples])
@@ -181,7 +186,9 @@ class PersonalizedRewardTrainer(RewardTrainer):
         )
         self._with_margin = "margin" in train_dataset.column_names
         self._user_metrics = compute_metrics
-        collator = DataCollatorForPersonalizedPreference(self.pairs, args.n_context, args.seed, self._with_margin)
+        collator = DataCollatorForPersonalizedPreference(
+            self.pairs, args.n_context, args.seed, self._with_margin, args.no_context_share
+        )
         args.max_length, max_length = None, args.max_length  # TRL's filter reads token columns, which are not there.
 
         super().__init__(

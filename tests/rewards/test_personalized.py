@@ -66,7 +66,7 @@ def test_forgetting_removes_history_and_state(reward_model):
         reward(prompts=["p"], completions=["a cat"], user_id=["u100"])
 
 
-@pytest.mark.parametrize("trainer_name", ["GRPOTrainer", "RLOOTrainer"])
+@pytest.mark.parametrize("trainer_name", ["GRPOTrainer", pytest.param("RLOOTrainer", marks=pytest.mark.slow)])
 def test_a_policy_learns_what_each_user_wants(tmp_path, reward_model, trainer_name):
     import trl
 
@@ -78,8 +78,8 @@ def test_a_policy_learns_what_each_user_wants(tmp_path, reward_model, trainer_na
         {"prompt": f"tell {'me' if u % 2 else 'you'} about your pet :", "user_id": f"u{u}"} for u in range(100, 108)
     ]
     config = getattr(trl, trainer_name.replace("Trainer", "Config"))(
-        output_dir=str(tmp_path), per_device_train_batch_size=64, num_generations=8, max_completion_length=4,
-        max_steps=30, learning_rate=3e-3, bf16=False, gradient_checkpointing=False, report_to="none", beta=0.0,
+        output_dir=str(tmp_path), per_device_train_batch_size=32, num_generations=8, max_completion_length=4,
+        max_steps=25, learning_rate=3e-3, bf16=False, gradient_checkpointing=False, report_to="none", beta=0.0,
         disable_tqdm=True, save_strategy="no", logging_steps=1, temperature=1.0,
     )  # fmt: skip
     reward = PersonalizedReward(reward_model, pet_dataset(8, 6, first_user=100))
