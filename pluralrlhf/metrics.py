@@ -136,7 +136,7 @@ class Estimate:
     def as_dict(self, column: int) -> dict:
         """`{"value", "ci95", "n_users", "n_pairs"}` of one column, with None for what does not exist."""
         # Rounding of sums is taken off, so that exactly half right reads 0.5.
-        value, low, high = (round(float(x[column]), 12) for x in (self.value, self.low, self.high))
+        value, low, high = (round(float(x[column]), 12) + 0.0 for x in (self.value, self.low, self.high))
         return {
             "value": value if np.isfinite(value) else None,
             "ci95": [low, high] if np.isfinite(low) and np.isfinite(high) else None,

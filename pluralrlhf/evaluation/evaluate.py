@@ -172,3 +172,28 @@ def _join_baseline(dataset: Dataset, folder: Path, result: dict[str, Any], run: 
     dataset.runs.append(
         {**run, "methods": {method: entry}, "splits": [s for s in run["splits"] if s in result["splits"]]}
     )
+
+
+def write_outputs(content: dict[str, Any], folder: Path, *, title: str | None = None, report: bool = True) -> None:
+    """Writes `summary.md`, figures and `report.html` beside `results.json`, and prints the headline table.
+
+    Args:
+        content: What is in `results.json`.
+        folder: Where it lies.
+        title: Heading of the page.
+        report: Draw figures and write the page.
+    """
+    from .report import join, write_report
+    from .tables import markdown_summary, print_summary
+
+    results, sources = join([folder])
+    title = title or f"Personalised reward models on {results[0]['dataset']}"
+    (folder / "summary.md").write_text(markdown_summary(results, title), encoding="utf-8")
+    written = ["results.json", "per_pair.parquet", "summary.md"]
+    if report:
+        write_report(
+            results, sources, folder / "report.html", folder / "figures", title, content.get("description", "")
+        )
+        written += ["figures/", "report.html"]
+    print_summary(results)
+    print(f"\n{folder}: {', '.join(written)}")

@@ -176,8 +176,11 @@ def _difference(scores: SplitScores, method: str, of: str, baseline: str, k: int
 
 def _metric(estimate: Estimate, place: int, name: str) -> dict[str, Any]:
     found = estimate.as_dict(place)
-    if name == "ece" and found["ci95"]:
-        found["ci95"] = [max(0.0, bound) for bound in found["ci95"]]
+    if found["ci95"]:
+        # Replicates are spread symmetrically about the value and may pass the ends of the scale.
+        lowest = -1.0 if name in _DIFFERENCES else 0.0
+        highest = float("inf") if name == "log_loss" else 1.0
+        found["ci95"] = [min(max(lowest, bound), highest) for bound in found["ci95"]]
     if name in _DIFFERENCES and found["ci95"]:
         half = (found["ci95"][1] - found["ci95"][0]) / 2
         found["smallest_detectable"] = half / 1.959964 * POWER_FACTOR

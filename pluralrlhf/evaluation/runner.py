@@ -231,7 +231,7 @@ class _SplitRun:
                         exists = made[name][1] & (name == "empty_context" or (shown.index >= 0).any(axis=1))
                     if not exists.any():
                         continue
-                    scores = without or scorer.score(rows, shown)
+                    scores = without or scorer.score(rows, shown, predictive=False)
                     yield self._table(scorer, k, name, rows, shown.index, scores, exists)
                 draw = mix(self.data.history.pair_key[rows], stable_hash(f"{RANDOM_STATE}:{self.seed}:{k}"))
                 scores = scorer.score_random_state(rows, draw)

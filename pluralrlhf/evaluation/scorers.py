@@ -35,8 +35,11 @@ class Scorer(Protocol):
     seed: int
     uses_context: bool
 
-    def score(self, rows: np.ndarray, context: Context) -> Scores:
-        """Margins and probabilities of the choices in `rows` (B,), each under its own context (B, K): two arrays (B,)."""
+    def score(self, rows: np.ndarray, context: Context, predictive: bool = True) -> Scores:
+        """Margins and probabilities of the choices in `rows` (B,), each under its own context (B, K): two arrays (B,).
+
+        With `predictive` False the probability may be `sigmoid(margin)` where the predictive one costs more.
+        """
 
     def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
         """The same under states of random users, chosen by `draw` (B,) uint64; None for a method without states."""
@@ -74,7 +77,7 @@ class RewardModelScorer:
 
     @property
     def device(self) -> torch.device:
-        return self.model.feature_mean.device
+        return self.model.user_model.feature_mean.device
 
     def prepare(self, rows: np.ndarray) -> None:
         """Computes the features of these rows once, for all the contexts they will be part of."""
@@ -85,15 +88,15 @@ class RewardModelScorer:
     def _features(self, rows: np.ndarray) -> torch.Tensor:
         """(n, 2, d) standardised features."""
         if self.pairs.frozen:
-            return self.model.standardize(torch.from_numpy(self.pairs.features(rows)).to(self.device))
+            return self.model.user_model.standardize(torch.from_numpy(self.pairs.features(rows)).to(self.device))
         order = np.argsort(self.pairs.lengths(rows), kind="stable")
-        out = self.model.feature_mean.new_empty(len(rows), 2, self.model.config.feature_dim)
+        out = self.model.user_model.feature_mean.new_empty(len(rows), 2, self.model.config.feature_dim)
         for start in range(0, len(rows), self.batch_size):
             at = order[start : start + self.batch_size]
             batch = {name: value.to(self.device) for name, value in self.pairs.targets(rows[at]).items()}
             for side, name in enumerate(("chosen", "rejected")):
                 pooled = self.model.pooled(batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"])
-                out[at, side] = self.model.standardize(pooled)
+                out[at, side] = self.model.user_model.standardize(pooled)
         return out
 
     def _lookup(self, rows: np.ndarray) -> torch.Tensor:
@@ -117,8 +120,8 @@ class RewardModelScorer:
         index, mask = torch.from_numpy(full).to(self.device), torch.from_numpy(shown).to(self.device)
         return self.model.user_model.encode(features, index, mask)
 
-    def score(self, rows: np.ndarray, context: Context) -> Scores:
-        return self._score(rows, self.encode(context))
+    def score(self, rows: np.ndarray, context: Context, predictive: bool = True) -> Scores:
+        return self._score(rows, self.encode(context), predictive)
 
     def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
         # A fixed set of random users: a score does not depend on the batch it is computed in.
@@ -127,14 +130,14 @@ class RewardModelScorer:
         if state is None:
             return None
         users = torch.from_numpy((draw % np.uint64(_RANDOM_USERS)).astype(np.int64))
-        return self._score(rows, state.rows(users).to(self.device))
+        return self._score(rows, state.rows(users).to(self.device), predictive=False)
 
     @torch.inference_mode()
-    def _score(self, rows: np.ndarray, state) -> Scores:
+    def _score(self, rows: np.ndarray, state, predictive: bool) -> Scores:
         head = self.model.user_model
         chosen, rejected = self._lookup(rows).unbind(1)
         margin = head.score(chosen, state).double() - head.score(rejected, state).double()
-        probability = head.probability(chosen, rejected, state).double()
+        probability = head.probability(chosen, rejected, state).double() if predictive else margin.sigmoid()
         return margin.cpu().numpy(), probability.cpu().numpy()
 
     def states(self, context: Context) -> np.ndarray | None:
@@ -164,6 +167,8 @@ def load_scorers(
     batch_size: int = 64,
     device: str | None = None,
     progress: bool = True,
+    feature_cache: str | Path | None = None,
+    shared: dict[str, PairData] | None = None,
 ) -> list[RewardModelScorer]:
     """Models as scorers over the pairs of `splits`; models with the same encoder share their features.
 
@@ -173,14 +178,18 @@ def load_scorers(
         names: Name of each model's method; its user model's name where None.
         batch_size: Texts in a batch of a backbone.
         device: Device of the models; an accelerator if there is one.
+        progress: Show progress of embedding.
+        feature_cache: Folder of the feature cache, where it is not the usual one.
+        shared: Pairs of these splits from earlier calls, to which new ones are added.
 
     Raises:
         ConfigError: A folder without a model, or models under one name whose settings differ.
     """
+    from ..features import FeatureCache
     from ..trainers.pair_data import PairData
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    shared: dict[str, PairData] = {}
+    shared = {} if shared is None else shared
     scorers: list[RewardModelScorer] = []
     settings: dict[str, str] = {}
     for number, item in enumerate(models):
@@ -194,9 +203,10 @@ def load_scorers(
                 f"`models`: two models are called {method!r} but have different settings, so they are no seeds of one "
                 "method. Evaluate them apart, and compare with `pluralrlhf report`."
             )
-        key = _feature_key(model) if model.backbone is None else f"backbone {number}"
+        key = _feature_key(model) or f"backbone {len(shared)}"
         if key not in shared:
-            shared[key] = PairData(model, progress=progress)
+            cache = FeatureCache(feature_cache) if feature_cache and model.backbone is None else None
+            shared[key] = PairData(model, cache, progress=progress)
             for name, dataset in splits.items():
                 shared[key].add(name, dataset)
         scorers.append(
@@ -217,14 +227,26 @@ def load_model(path: str | Path) -> PersonalizedRewardModel:
         raise ConfigError(f"`--model` {folder}: there is no config.json in it, so it is no saved model.{hint}")
     if not folder.exists() and (folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1):
         raise ConfigError(f"`--model` {folder}: the folder does not exist. Train one with `pluralrlhf train reward`.")
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         return PersonalizedRewardModel.from_pretrained(str(path)).eval()
     except OSError as error:
         raise ConfigError(f"`--model` {path}: cannot be loaded ({str(error).splitlines()[0]}).") from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
-def _feature_key(model: PersonalizedRewardModel) -> str:
-    return json.dumps([model.config.encoder, model.config.encoder_input], sort_keys=True, default=str)
+def _feature_key(model: PersonalizedRewardModel) -> str | None:
+    """Models with the same key read the same features or tokens; None for a backbone without a name."""
+    config = model.config
+    if model.backbone is None:
+        return json.dumps([config.encoder, config.encoder_input], sort_keys=True, default=str)
+    name = config.backbone_name_or_path
+    return json.dumps([name, config.max_length]) if name else None
 
 
 def _seed_of(path: str | None) -> int:

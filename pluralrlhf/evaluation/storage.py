@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..metrics import correct, item_codes
 from .controls import CONTEXT_PAIR, OWN
 
 SCHEMA_VERSION = 1
+# `probability` is the model's predictive one under the user's own context (control `none`), sigmoid(margin) under controls.
 PER_PAIR, PAIRS, STATES, RUN = "per_pair.parquet", "pairs.parquet", "states.parquet", "run.json"
 PER_PAIR_SCHEMA = pa.schema(
     [
@@ -137,6 +138,19 @@ class SplitScores:
     def sizes(self, method: str) -> list[int]:
         """Numbers of context pairs that the method was evaluated with."""
         return sorted({k for name, k, control in self.margin if name == method and control == OWN})
+
+    def of_fold(self, fold: int) -> SplitScores:
+        """The pairs of one fold."""
+        rows = self.groups == fold
+        return replace(
+            self,
+            users=self.users[rows],
+            items=self.items[rows],
+            groups=self.groups[rows],
+            agreed=self.agreed[rows],
+            margin={key: values[rows] for key, values in self.margin.items()},
+            probability={key: values[rows] for key, values in self.probability.items()},
+        )
 
     def own(self, method: str, k: int) -> np.ndarray | None:
         """(P, S) margins under the user's own context; a method without a context has the same ones for every k."""

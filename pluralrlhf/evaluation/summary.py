@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError
 from .results import DEFINITIONS, method_results
 from .storage import RUN, SCHEMA_VERSION, Source, load_scores
@@ -78,7 +80,6 @@ def collect(
     """
     methods = dataset.methods()
     order = sorted(methods, key=lambda name: (name == dataset.ceiling, name != dataset.baseline))
-    folds = sorted({source.fold for source in dataset.sources})
     results = {name: _frame(dataset, name, methods[name], command) for name in order}
     for split in dataset.splits():
         for name in order:
@@ -94,12 +95,10 @@ def collect(
             results[name]["splits"][split] = {"n_context": metrics}
             if controls:
                 results[name]["controls"][split] = controls
-            if len(folds) > 1:
-                for fold in folds:
-                    part = load_scores([s for s in dataset.sources if s.fold == fold], split, wanted)
-                    if name in part.seeds:
-                        found, _ = method_results(part, name, n_replicates=n_replicates, **options)
-                        results[name]["folds"].setdefault(str(fold), {})[split] = {"n_context": found}
+            folds = np.unique(scores.groups) if len(np.unique(scores.groups)) > 1 else ()
+            for fold in folds:
+                found, _ = method_results(scores.of_fold(fold), name, n_replicates=n_replicates, **options)
+                results[name]["folds"].setdefault(str(fold), {})[split] = {"n_context": found}
             if progress is not None:
                 progress()
     for name in order:

@@ -72,7 +72,7 @@ class Double:
     def margin(self, rows: np.ndarray, context: Context) -> np.ndarray:
         raise NotImplementedError
 
-    def score(self, rows, context):
+    def score(self, rows, context, predictive=True):
         margin = self.margin(rows, context)
         return margin, 1 / (1 + np.exp(-margin))
 

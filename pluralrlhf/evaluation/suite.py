@@ -1,0 +1,203 @@
+"""Suites: build, train and evaluate all that a suite file names, going on where an earlier call was stopped.
+
+See `suite_spec.py` for the file and `suite_jobs.py` for what is done once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..data import read_build
+from ..errors import ConfigError, PluralRLHFError
+from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter
+from .suite_jobs import CEILING, Job, Part, first_personalised
+from .suite_spec import DatasetSpec, SuiteSpec
+from .summary import Dataset, collect, command_line, fold_hash, versions, write_results
+
+
+def run_suite(
+    spec: SuiteSpec, output_dir: str | Path, *, n_replicates: int = 1000, progress: bool = True
+) -> dict[str, Any]:
+    """Runs a suite and writes `results.json` and `per_pair.parquet` of the whole.
+
+    Args:
+        spec: What to run.
+        output_dir: Folder of the results; jobs that are done in it are kept.
+        n_replicates: Replicates of the bootstrap.
+        progress: Print a line a job, with the time left, on stderr.
+
+    Returns:
+        The content of `results.json`.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"`output_dir` {folder} is a file: name a folder.")
+    if (folder / "build.json").is_file() or (folder / "config.json").is_file():
+        raise ConfigError(f"`output_dir` {folder} holds a dataset or a model: name another folder for the results.")
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    parts = [Part(spec, dataset, fold, folder, placebo) for dataset, placebo, fold in _plan(spec)]
+    _Progress(parts, progress).run()
+    datasets = _datasets(spec, parts)
+    content = _results(spec, datasets, n_replicates, folder, time.perf_counter() - start)
+    _concatenate(folder, datasets)
+    return content
+
+
+def _plan(spec: SuiteSpec) -> Iterator[tuple[DatasetSpec, bool, int]]:
+    for dataset in spec.datasets:
+        for placebo in (False, True) if dataset.placebo else (False,):
+            for fold in range(dataset.n_folds):
+                yield dataset, placebo, fold
+
+
+class _Progress:
+    """Runs jobs in order and says how long the rest will take: the mean time of the jobs of each kind so far."""
+
+    def __init__(self, parts: Sequence[Part], shown: bool):
+        self.jobs = [(part, job) for part in parts for job in part.jobs()]
+        self.shown = shown
+        self.live = shown and sys.stderr.isatty()
+
+    def run(self) -> None:
+        seconds: dict[str, list[float]] = defaultdict(list)
+        pending = [number for number, (_, job) in enumerate(self.jobs) if not _done(job)]
+        if self.shown and len(pending) < len(self.jobs):
+            self._say(f"{len(self.jobs) - len(pending)} of {len(self.jobs)} jobs are done already")
+        for number, (part, job) in enumerate(self.jobs):
+            if number in pending and not _done(job):
+                start = time.perf_counter()
+                head = f"[{number + 1:>{len(str(len(self.jobs)))}}/{len(self.jobs)}] {job.title}"
+                self._say(f"{head} ...", live=True)
+                job.work(lambda text, head=head: self._say(f"{head}: {text}", live=True))
+                seconds[job.kind].append(time.perf_counter() - start)
+                left = self._left([n for n in pending if n > number], seconds)
+                self._say(f"{head}  {seconds[job.kind][-1]:.1f} s" + (f", about {_time(left)} left" if left else ""))
+            if number + 1 == len(self.jobs) or self.jobs[number + 1][0] is not part:
+                part.forget()
+
+    def _left(self, pending: Sequence[int], seconds: Mapping[str, list[float]]) -> float:
+        mean = {kind: sum(values) / len(values) for kind, values in seconds.items()}
+        longest = max(mean.values())
+        return sum(mean.get(self.jobs[number][1].kind, longest) for number in pending)
+
+    def _say(self, text: str, live: bool = False) -> None:
+        if not self.shown or (live and not self.live):
+            return
+        start = "\r\x1b[K" if self.live else ""
+        print(f"{start}{text}", end="" if live else "\n", file=sys.stderr, flush=True)
+
+
+def _done(job: Job) -> bool:
+    try:
+        return job.done()
+    except PluralRLHFError:
+        # Its data is not built yet.
+        return False
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+# The whole
+
+
+def _datasets(spec: SuiteSpec, parts: Sequence[Part]) -> list[Dataset]:
+    """The parts put together: folds of one dataset, and its placebo as a dataset of its own."""
+    out: list[Dataset] = []
+    for dataset in spec.datasets:
+        for placebo in (False, True):
+            these = [part for part in parts if part.dataset is dataset and part.placebo == placebo]
+            if not these:
+                continue
+            runs = [run for part in these for run in part.runs()]
+            without = [name for name in spec.methods if not placebo and name not in first_personalised(spec, dataset)]
+            builds = [read_build(part.data) for part in these]
+            folders = [str(part.data) for part in these]
+            hashes = [part.sha256 for part in these]
+            info = {
+                "data": folders[0] if len(folders) == 1 else folders,
+                "data_sha256": fold_hash(hashes),
+                "dropped": builds[0].get("dropped", {}),
+                "counts": builds[0].get("counts", {}),
+                "fold_data": [
+                    {"fold": part.fold, "data": data, "sha256": sha} for part, data, sha in zip(these, folders, hashes)
+                ]
+                if len(these) > 1
+                else [],
+            }
+            out.append(
+                Dataset(
+                    name=dataset.name + (" (placebo)" if placebo else ""),
+                    sources=[source for source, _ in runs],
+                    runs=[record for _, record in runs],
+                    baseline=without[0] if without else None,
+                    ceiling=next((CEILING for _, record in runs if CEILING in record["methods"]), None),
+                    placebo_of=dataset.name if placebo else None,
+                    info=info,
+                )
+            )
+    return out
+
+
+def _results(
+    spec: SuiteSpec, datasets: Sequence[Dataset], n_replicates: int, folder: Path, seconds: float
+) -> dict[str, Any]:
+    command = command_line()
+    start = time.perf_counter()
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    # A placebo's gain is part of the verdicts on the dataset that it was made from.
+    for dataset in sorted(datasets, key=lambda d: d.placebo_of is None):
+        gain = {}
+        for result in by_name.get(f"{dataset.name} (placebo)", [])[:1]:
+            gain = {
+                split: {k: values["gain"] for k, values in found["n_context"].items() if "gain" in values}
+                for split, found in result["splits"].items()
+            }
+        by_name[dataset.name] = collect(dataset, command=command, n_replicates=n_replicates, placebo_gain=gain)
+    results = [result for dataset in datasets for result in by_name[dataset.name]]
+    return write_results(
+        folder,
+        results,
+        name=spec.name,
+        description=spec.description,
+        command=command,
+        versions=versions(),
+        timing={"jobs_seconds": seconds, "bootstrap_seconds": time.perf_counter() - start},
+    )
+
+
+def _concatenate(folder: Path, datasets: Sequence[Dataset]) -> None:
+    """Copies the rows of all jobs into one file each, with the dataset and the fold, a row group at a time."""
+    for name, schema in ((PER_PAIR, PER_PAIR_SCHEMA), (PAIRS, PAIRS_SCHEMA), (STATES, STATES_SCHEMA)):
+        schema = schema.append(pa.field("dataset", pa.string())).append(pa.field("fold", pa.int64()))
+        with RowWriter(folder / name, schema) as writer:
+            for dataset in datasets:
+                seen_folds: set[int] = set()
+                for source in dataset.sources:
+                    # The pairs of a fold are the same for every method.
+                    if name == PAIRS and source.fold in seen_folds:
+                        continue
+                    seen_folds.add(source.fold)
+                    file = pq.ParquetFile(source.folder / name)
+                    for number in range(file.num_row_groups):
+                        table = file.read_row_group(number)
+                        table = table.append_column("dataset", pa.repeat(dataset.name, len(table)))
+                        fold = pa.repeat(pa.scalar(source.fold, pa.int64()), len(table))
+                        writer.write(table.append_column("fold", fold).cast(schema))
+                        writer.flush()

@@ -1,0 +1,342 @@
+"""The jobs of a suite: build a dataset, train a model, evaluate it; each is done once.
+
+A finished job's folder says what it was made from: a hash of the data, the settings, the seed and the code behind it.
+A job that finds its own hash there is not done again. What is not finished has another name, so that a kill leaves
+nothing half-made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from ..data import build_dataset, data_sha256, load_pairs, load_users
+from ..errors import ConfigError
+from ..user_models import USER_MODELS, user_model_class
+from .evaluate import check_splits
+from .runner import EvaluationData, run_scorers
+from .storage import RUN, SCHEMA_VERSION, Source
+from .suite_spec import DatasetSpec, SuiteSpec
+
+CEILING = "ceiling"
+_PACKAGE = Path(__file__).resolve().parent.parent
+_TRAINING_CODE = (
+    "data/history.py",
+    "features",
+    "modeling",
+    "user_models/base.py",
+    "trainers/pair_data.py",
+    "trainers/reward_*.py",
+)
+_EVALUATION_CODE = tuple(f"evaluation/{name}.py" for name in ("controls", "opinions", "runner", "scorers", "storage"))
+
+
+@dataclass
+class Job:
+    """One piece of work.
+
+    Args:
+        kind: `build`, `train` or `evaluate`, for the estimate of what is left.
+        title: What it does, in a few words.
+        done: Whether it was finished by an earlier call.
+        work: Does it; may be given a function that shows how far it is.
+    """
+
+    kind: str
+    title: str
+    done: Callable[[], bool]
+    work: Callable[[Callable[[str], None]], None]
+
+
+class Part:
+    """One fold of one dataset (or of its placebo): its folder, and the jobs on it."""
+
+    def __init__(self, spec: SuiteSpec, dataset: DatasetSpec, fold: int, folder: Path, placebo: bool):
+        self.spec, self.dataset, self.fold, self.placebo = spec, dataset, fold, placebo
+        name = dataset.name + (f"-fold{fold}" if dataset.n_folds > 1 else "") + ("-placebo" if placebo else "")
+        self.title = (
+            dataset.name + (f", fold {fold}" if dataset.n_folds > 1 else "") + (" (placebo)" if placebo else "")
+        )
+        self.data = Path(dataset.data) if dataset.data else folder / "data" / name
+        self.folder = folder / "jobs" / name
+        self.root = folder
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods trained on it: all, or for a placebo the first that is personalised."""
+        if not self.placebo:
+            return list(self.spec.methods)
+        return first_personalised(self.spec, self.dataset)[:1]
+
+    def jobs(self) -> list[Job]:
+        jobs = []
+        if self.dataset.source is not None:
+            jobs.append(Job("build", f"build {self.title}", self._built, self._build))
+        for method in self.methods:
+            for seed in self.spec.seeds:
+                where = f"{method} on {self.title}, seed {seed}"
+                jobs.append(
+                    Job(
+                        "train",
+                        f"train {where}",
+                        lambda method=method, seed=seed: (
+                            self._stamp(self.job(method, seed) / "train.json") == self.training_key(method, seed)
+                            and (self.job(method, seed) / "model").is_dir()
+                        ),
+                        lambda show, method=method, seed=seed: self._train(method, seed, show),
+                    )
+                )
+                jobs.append(
+                    Job(
+                        "evaluate",
+                        f"evaluate {where}",
+                        lambda method=method, seed=seed: (
+                            self._stamp(self.job(method, seed) / "run" / RUN) == self.evaluation_key(method, seed)
+                        ),
+                        lambda show, method=method, seed=seed: self._evaluate(method, seed),
+                    )
+                )
+        return jobs
+
+    def job(self, method: str, seed: int) -> Path:
+        return self.folder / f"{method}-seed{seed}"
+
+    # Data
+
+    @cached_property
+    def build_key(self) -> str:
+        files = []
+        path = self.dataset.parameters.get("path")
+        for file in sorted(Path(path).rglob("*")) if path and Path(path).is_dir() else ([Path(path)] if path else []):
+            if file.is_file():
+                files.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
+        code = _code_hash(("data",))
+        return _hash(
+            self.dataset.source, self.dataset.parameters, self.dataset.fold_build(self.fold), self.placebo, files, code
+        )
+
+    def _built(self) -> bool:
+        stamp = self.data.with_name(self.data.name + ".json")
+        return self._stamp(stamp) == self.build_key and (self.data / "build.json").is_file()
+
+    def _build(self, show) -> None:
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        source = self.dataset.make_source(self.placebo)
+        build_dataset(
+            source, self.data, overwrite=True, progress=sys.stderr.isatty(), **self.dataset.fold_build(self.fold)
+        )
+        _write_json(self.data.with_name(self.data.name + ".json"), {"key": self.build_key})
+
+    @cached_property
+    def sha256(self) -> str:
+        return data_sha256(self.data)
+
+    @cached_property
+    def pairs(self):
+        return load_pairs(self.data)
+
+    @cached_property
+    def evaluation(self) -> EvaluationData:
+        return EvaluationData.load(self.pairs, self._histories[0].history, load_users(self.data))
+
+    @property
+    def splits(self) -> list[str]:
+        splits = check_splits(self.dataset.splits, list(self.pairs))
+        if self.placebo:
+            return [split for split in splits if split != "validation"] or splits
+        return splits
+
+    # Training
+
+    def training_key(self, method: str, seed: int) -> str:
+        settings = self.spec.settings(method, self.dataset)
+        module = USER_MODELS[settings.get("user_model", "vpl")][0]
+        return _hash(self.sha256, settings, seed, _code_hash((*_TRAINING_CODE, f"user_models/{module}.py")))
+
+    def _train(self, method: str, seed: int, show: Callable[[str], None]) -> None:
+        settings = dict(self.spec.settings(method, self.dataset))
+        final, part = self.job(method, seed) / "model", self.job(method, seed) / "model.part"
+        for old in (final, part):
+            shutil.rmtree(old, ignore_errors=True)
+        start = time.perf_counter()
+        with quiet():
+            train_reward_model(settings, self.pairs, part, seed, show)
+        part.rename(final)
+        record = {"key": self.training_key(method, seed), "seconds": time.perf_counter() - start}
+        _write_json(self.job(method, seed) / "train.json", record)
+
+    # Evaluation
+
+    def evaluation_key(self, method: str, seed: int) -> str:
+        controls = self.spec.controls and not self.placebo
+        return _hash(
+            self.training_key(method, seed),
+            method,
+            self.dataset.n_context,
+            self.splits,
+            controls,
+            _code_hash(_EVALUATION_CODE),
+        )
+
+    @cached_property
+    def _shared_pairs(self) -> dict:
+        return {}
+
+    @property
+    def _histories(self) -> list:
+        return list(self._shared_pairs.values())
+
+    def _evaluate(self, method: str, seed: int) -> None:
+        from .scorers import load_scorers
+
+        model = self.job(method, seed) / "model"
+        with quiet():
+            scorers = load_scorers(
+                [model],
+                self.pairs,
+                names=[method],
+                progress=False,
+                shared=self._shared_pairs,
+                feature_cache=self.spec.settings(method, self.dataset).get("feature_cache"),
+            )
+        scorers[0].seed, scorers[0].path = seed, str(model.relative_to(self.root))
+        run_scorers(
+            scorers,
+            self.evaluation,
+            self.job(method, seed) / "run",
+            splits=self.splits,
+            n_context=self.dataset.n_context,
+            controls=self.spec.controls and not self.placebo,
+            progress=sys.stderr.isatty(),
+            info={"key": self.evaluation_key(method, seed)},
+        )
+
+    def runs(self) -> list[tuple[Source, dict[str, Any]]]:
+        """Where the rows of each job lie, and what its `run.json` says."""
+        out = []
+        for method in self.methods:
+            for seed in self.spec.seeds:
+                folder = self.job(method, seed) / "run"
+                record = json.loads((folder / RUN).read_text(encoding="utf-8"))
+                seconds = json.loads((self.job(method, seed) / "train.json").read_text(encoding="utf-8"))["seconds"]
+                record["timing"]["train_seconds"] = seconds
+                out.append((Source(folder, fold=self.fold), record))
+        return out
+
+    @staticmethod
+    def _stamp(path: Path) -> str | None:
+        try:
+            return json.loads(path.read_text(encoding="utf-8")).get("key")
+        except (OSError, ValueError, AttributeError):
+            return None
+
+    def forget(self) -> None:
+        """Drops what is in memory, which the next part does not need."""
+        for name in ("pairs", "evaluation", "_shared_pairs"):
+            self.__dict__.pop(name, None)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars and deprecation notes of libraries, which a job of a suite would repeat dozens of times."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            yield
+        finally:
+            if shown:
+                logging.enable_progress_bar()
+
+
+def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:
+    """The methods that use a context, in the file's order."""
+    return [
+        name
+        for name in spec.methods
+        if user_model_class(spec.settings(name, dataset).get("user_model", "vpl")).uses_context
+    ]
+
+
+def train_reward_model(
+    settings: Mapping[str, Any],
+    splits: Mapping[str, Any],
+    output_dir: Path,
+    seed: int,
+    show: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Trains one reward model quietly and saves it; `settings` are those of [`PersonalizedRewardConfig`].
+
+    `model_name_or_path` names a backbone to train; without one `encoder` gives frozen features.
+    """
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
+
+    from ..trainers.reward_config import PersonalizedRewardConfig
+    from ..trainers.reward_trainer import PersonalizedRewardTrainer
+
+    settings = dict(settings)
+    backbone = settings.pop("model_name_or_path", None)
+    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no"}
+    try:
+        args = PersonalizedRewardConfig(output_dir=str(output_dir), seed=seed, **{**quiet, **settings})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training settings: {error}") from None
+
+    class Show(TrainerCallback):
+        said = 0.0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if time.monotonic() - self.said > 0.5:
+                self.said = time.monotonic()
+                show(f"step {state.global_step} of {state.max_steps}")
+
+    evaluate = args.eval_strategy != "no" or args.load_best_model_at_end
+    trainer = PersonalizedRewardTrainer(
+        model=backbone,
+        args=args,
+        train_dataset=splits["train"],
+        eval_dataset={"validation": splits["validation"]} if evaluate and "validation" in splits else None,
+        callbacks=[Show()],
+    )
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.train()
+    trainer.save_model(str(output_dir))
+    for checkpoint in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _hash(*parts: Any) -> str:
+    text = json.dumps([SCHEMA_VERSION, *parts], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@cache
+def _code_hash(patterns: tuple[str, ...]) -> str:
+    """Hash of the package's files of these names: results of other code are not this code's."""
+    digest = hashlib.blake2b(digest_size=16)
+    for pattern in patterns:
+        found = sorted(_PACKAGE.glob(pattern))
+        files = [file for path in found for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+        for file in files:
+            digest.update(f"{file.relative_to(_PACKAGE)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)

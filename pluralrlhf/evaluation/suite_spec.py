@@ -1,0 +1,241 @@
+"""A suite file: which datasets, which methods, how often, with which references; every unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data import SPLITS, SplitConfig
+from ..data.sources import Source as DataSource
+from ..data.sources import source_class
+from ..errors import ConfigError
+
+_SUITE_KEYS = (
+    "name", "description", "datasets", "methods", "train", "seeds", "n_context", "splits", "controls", "placebo",
+    "ceiling",
+)  # fmt: skip
+_DATASET_KEYS = ("source", "data", "item_folds", "user_folds", "n_context", "splits", "placebo", "ceiling", "train")
+_BUILDER_KEYS = {f.name for f in dataclasses.fields(SplitConfig)} | {"skip_invalid", "min_pairs_per_user"}
+_FOLD_KEYS = {"item_fold", "n_item_folds", "user_fold", "n_user_folds"}
+# Settings of a method that are not fields of `PersonalizedRewardConfig`.
+_MODEL_KEYS = ("model_name_or_path",)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One dataset of a suite.
+
+    Args:
+        name: Its name in tables.
+        source: Name of the data source; None where `data` names a folder that is there already.
+        data: Dataset folder.
+        parameters: Fields of the source.
+        build: Settings of `build_dataset`.
+        item_folds, user_folds: Number of disjoint folds of items or of users, each of them the test side once.
+        n_context, splits, placebo, ceiling: As in [`SuiteSpec`], where this dataset differs.
+        train: Training settings on this dataset, over the suite's.
+    """
+
+    name: str
+    source: str | None = None
+    data: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    build: dict[str, Any] = field(default_factory=dict)
+    item_folds: int | None = None
+    user_folds: int | None = None
+    n_context: tuple[int, ...] = ()
+    splits: tuple[str, ...] | None = None
+    placebo: bool = False
+    ceiling: bool = False
+    train: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_folds(self) -> int:
+        return self.item_folds or self.user_folds or 1
+
+    def fold_build(self, fold: int) -> dict[str, Any]:
+        """Settings of `build_dataset` for one fold."""
+        if self.item_folds:
+            return {**self.build, "n_item_folds": self.item_folds, "item_fold": fold}
+        if self.user_folds:
+            return {**self.build, "n_user_folds": self.user_folds, "user_fold": fold}
+        return self.build
+
+    def make_source(self, placebo: bool = False) -> DataSource:
+        """The data source with its parameters; those that do not fit are a `ConfigError`."""
+        parameters = {**self.parameters, **({"placebo": True} if placebo else {})}
+        cls = source_class(self.source)
+        if "seed" in self.build and any(f.name == "seed" and f.init for f in dataclasses.fields(cls)):
+            parameters["seed"] = self.build["seed"]
+        try:
+            return cls(**parameters)
+        except TypeError as error:
+            raise ConfigError(
+                f"dataset `{self.name}`: {error}. See `pluralrlhf data build {self.source} -h`."
+            ) from None
+
+
+@dataclass(frozen=True)
+class SuiteSpec:
+    """What a suite file says.
+
+    Args:
+        name: Name of the suite.
+        description: A sentence for the report.
+        datasets: The datasets.
+        methods: Method to its training settings, the suite's shared ones included.
+        seeds: Seeds of training.
+        controls: Evaluate the controls.
+    """
+
+    name: str
+    description: str
+    datasets: tuple[DatasetSpec, ...]
+    methods: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    controls: bool = True
+
+    def settings(self, method: str, dataset: DatasetSpec) -> dict[str, Any]:
+        """Training settings of a method on a dataset."""
+        return {**self.methods[method], **dataset.train}
+
+
+def load_suite(path: str | Path, seeds: int | None = None) -> SuiteSpec:
+    """Reads and checks a suite file.
+
+    Args:
+        path: The YAML file.
+        seeds: How many seeds, over what the file says.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or a key or value in it does not fit.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file. Suites lie in evals/*.yaml.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}).") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
+    return parse_suite(content, str(path), default_name=path.stem, seeds=seeds)
+
+
+def parse_suite(content: Any, where: str, default_name: str = "suite", seeds: int | None = None) -> SuiteSpec:
+    """Checks what a suite file holds; see `load_suite`."""
+    content = _mapping(content, where)
+    _known(content, _SUITE_KEYS, where)
+    for key in ("datasets", "methods"):
+        if not content.get(key):
+            raise ConfigError(f"{where}: `{key}` is missing or empty. A suite names datasets and methods.")
+    shared = _mapping(content.get("train") or {}, f"{where}: `train`")
+    methods = {}
+    for name, settings in _mapping(content["methods"], f"{where}: `methods`").items():
+        settings = _mapping(settings or {}, f"{where}: method `{name}`")
+        methods[str(name)] = check_training({**shared, **settings}, f"{where}: method `{name}`")
+    chosen = content.get("seeds", 1) if seeds is None else seeds
+    chosen = list(range(chosen)) if isinstance(chosen, int) else chosen
+    if not isinstance(chosen, list) or not chosen or not all(isinstance(seed, int) for seed in chosen):
+        raise ConfigError(f"{where}: `seeds` is {content.get('seeds')!r}; give a number of seeds, or a list of them.")
+    datasets = [
+        _dataset(str(name), _mapping(entry, f"{where}: dataset `{name}`"), content, f"{where}: dataset `{name}`")
+        for name, entry in _mapping(content["datasets"], f"{where}: `datasets`").items()
+    ]
+    return SuiteSpec(
+        name=str(content.get("name", default_name)),
+        description=str(content.get("description") or "").strip(),
+        datasets=tuple(datasets),
+        methods=methods,
+        seeds=tuple(dict.fromkeys(chosen)),
+        controls=_flag(content, "controls", True, where),
+    )
+
+
+def _dataset(name: str, entry: Mapping[str, Any], suite: Mapping[str, Any], where: str) -> DatasetSpec:
+    if ("source" in entry) == ("data" in entry):
+        raise ConfigError(f"{where}: give either `source` (what to build) or `data` (a folder that is there).")
+    rest = {key: value for key, value in entry.items() if key not in _DATASET_KEYS}
+    parameters: dict[str, Any] = {}
+    if "source" in entry:
+        cls = source_class(str(entry["source"]))
+        fields = {f.name for f in dataclasses.fields(cls) if f.init} - {"placebo"}
+        _known(rest, {*fields, *_BUILDER_KEYS} - _FOLD_KEYS, where, also=_DATASET_KEYS)
+        parameters = {key: value for key, value in rest.items() if key in fields and key != "seed"}
+        rest = {key: value for key, value in rest.items() if key not in parameters}
+    else:
+        _known(rest, (), where, also=_DATASET_KEYS)
+    folds = {key: entry.get(key) for key in ("item_folds", "user_folds")}
+    if all(folds.values()):
+        raise ConfigError(
+            f"{where}: both `item_folds` and `user_folds` are given; results are pooled over one of them."
+        )
+    for key, value in folds.items():
+        if value is not None and (not isinstance(value, int) or value < 2 or "data" in entry):
+            raise ConfigError(f"{where}: `{key}` is {value!r}; it needs a `source` and a number of at least 2.")
+    sizes = entry.get("n_context", suite.get("n_context", [0, 2, 8]))
+    sizes = [sizes] if isinstance(sizes, int) else sizes
+    if not isinstance(sizes, list) or not all(isinstance(k, int) and k >= 0 for k in sizes):
+        raise ConfigError(f"{where}: `n_context` is {sizes!r}; give numbers of at least 0, such as [0, 2, 8].")
+    splits = entry.get("splits", suite.get("splits"))
+    if splits is not None and (not isinstance(splits, list) or (set(splits) - set(SPLITS))):
+        unknown = sorted(set(map(str, splits)) - set(SPLITS)) if isinstance(splits, list) else splits
+        raise ConfigError(f"{where}: `splits` holds {unknown}; there are {', '.join(SPLITS)}.")
+    placebo = _flag(entry, "placebo", _flag(suite, "placebo", False, where), where)
+    if placebo and "data" in entry:
+        raise ConfigError(f"{where}: a placebo is built from a `source`; set `placebo: false` for a `data` folder.")
+    spec = DatasetSpec(
+        name=name,
+        source=entry.get("source"),
+        data=entry.get("data"),
+        parameters=parameters,
+        build=dict(rest),
+        item_folds=folds["item_folds"],
+        user_folds=folds["user_folds"],
+        n_context=tuple(sorted({0, *sizes})),
+        splits=None if splits is None else tuple(splits),
+        placebo=placebo,
+        ceiling=_flag(entry, "ceiling", _flag(suite, "ceiling", False, where), where),
+        train=check_training(_mapping(entry.get("train") or {}, f"{where}: `train`"), f"{where}: `train`"),
+    )
+    if spec.source is not None:
+        spec.make_source()
+    return spec
+
+
+def check_training(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings, if each is one of training's."""
+    from ..trainers.reward_config import PersonalizedRewardConfig
+
+    fields = {f.name for f in dataclasses.fields(PersonalizedRewardConfig) if f.init}
+    _known(settings, {*fields, *_MODEL_KEYS} - {"output_dir", "seed"}, where)
+    return dict(settings)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: `name: value` lines are expected, found {type(value).__name__}.")
+    return value
+
+
+def _flag(entry: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    value = entry.get(key, default)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}: `{key}` is {value!r}; write true or false.")
+    return value
+
+
+def _known(entry: Mapping[str, Any], known: Iterable[str], where: str, also: Iterable[str] = ()) -> None:
+    known = list(known)
+    for key in entry:
+        if key not in known:
+            everything = [*known, *also]
+            close = difflib.get_close_matches(str(key), everything, n=2)
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(everything)[:40])}."
+            raise ConfigError(f"{where}: unknown key {str(key)[:60]!r}. {hint}")

@@ -1,0 +1,311 @@
+"""Tables of results, as rows of text: printed by rich, written as Markdown, laid out in the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .verdicts import SPLIT_TITLES, headline_split, interval, points
+
+Results = Sequence[Mapping[str, Any]]
+
+_CONTROL_COLUMNS = {
+    "wrong_user_accuracy": "another user's",
+    "other_type_accuracy": "another type's",
+    "relabelled_accuracy": "others' labels",
+    "coin_flip_accuracy": "coin-flip labels",
+    "flipped_accuracy": "turned labels",
+    "random_state_accuracy": "random user",
+    "empty_context_accuracy": "empty context",
+}
+_QUALITY_COLUMNS = {
+    "log_loss": "log loss",
+    "brier": "Brier",
+    "ece": "calibration error",
+    "agreed_accuracy": "agreed pairs",
+    "atypical_accuracy": "atypical users",
+}
+
+
+@dataclass
+class Table:
+    """A table as text.
+
+    Args:
+        title: What it shows.
+        columns: Headings; the first column names the row.
+        rows: Cells.
+        notes: Sentences below it.
+        marked: Numbers of rows that are references (placebo, ceiling), not methods.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    marked: set[int] = field(default_factory=set)
+
+
+@dataclass
+class Section:
+    """All results on one dataset: those of its methods, and of its placebo."""
+
+    dataset: str
+    results: list[Mapping[str, Any]]
+    placebo: list[Mapping[str, Any]]
+
+    @property
+    def split(self) -> str:
+        """The split to look at first."""
+        return headline_split(dict.fromkeys(split for result in self.results for split in result["splits"])) or ""
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(split for result in self.results for split in result["splits"]))
+
+    def sizes(self, split: str) -> list[int]:
+        found = {int(k) for result in self.results for k in result["splits"].get(split, {}).get("n_context", {})}
+        return sorted(found)
+
+
+def sections(results: Results) -> list[Section]:
+    """Results by dataset, in order; those of a placebo go with the dataset it was made from."""
+    found: dict[str, Section] = {}
+    for result in results:
+        if not result.get("placebo_of"):
+            found.setdefault(result["dataset"], Section(result["dataset"], [], [])).results.append(result)
+    for result in results:
+        if result.get("placebo_of") in found:
+            found[result["placebo_of"]].placebo.append(result)
+    return list(found.values())
+
+
+def metric(result: Mapping[str, Any], split: str, k: int, name: str) -> Mapping[str, Any] | None:
+    """A metric or control of a result, None where there is none."""
+    found = result["splits"].get(split, {}).get("n_context", {}).get(str(k), {}).get(name)
+    return found or result["controls"].get(split, {}).get(str(k), {}).get(name)
+
+
+def label(result: Mapping[str, Any]) -> str:
+    """Name of a result's row."""
+    if result.get("placebo_of"):
+        return f"placebo ({result['method']})"
+    if result["method"] == result.get("ceiling"):
+        return result["method"] if result["method"].startswith("ceiling") else f"ceiling ({result['method']})"
+    return result["method"]
+
+
+def headline_table(section: Section, split: str | None = None) -> Table:
+    """Accuracy at every number of context pairs, and at the largest the gains with their intervals."""
+    split = split or section.split
+    sizes = section.sizes(split)
+    last = sizes[-1] if sizes else 0
+    shown = [
+        (result, number >= len(section.results) or result["method"] == result.get("ceiling"))
+        for number, result in enumerate([*section.results, *section.placebo])
+        if split in result["splits"]
+    ]
+    share = any(metric(result, split, last, "share_of_attainable") for result, _ in shown)
+    versus = next((result["baseline"] for result in section.results if result.get("baseline")), None)
+    columns = ["method", *(f"k = {k}" for k in sizes), f"over own k = 0 (k = {last})"]
+    columns += [f"over {versus} (k = {last})"] if versus else []
+    columns += ["share of attainable gain"] if share else []
+    rows = []
+    for result, _ in shown:
+        row = [label(result), *(interval(metric(result, split, k, "accuracy")) for k in sizes)]
+        row.append(interval(metric(result, split, last, "gain"), sign=True) if result["uses_context"] else "–")
+        if versus:
+            row.append(interval(metric(result, split, last, "gain_over_btl"), sign=True))
+        if share:
+            found = metric(result, split, last, "share_of_attainable")
+            row.append(f"{interval(found)} %" if found else "–")
+        rows.append(row)
+    counts = next((metric(result, split, last, "accuracy") for result, _ in shown), None)
+    seeds = sorted({len(result["seeds"]) for result in section.results})
+    notes = []
+    if counts:
+        seeds_text = (
+            f"{seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
+        )
+        notes.append(f"{counts['n_users']:,} users, {counts['n_pairs']:,} pairs, {seeds_text}; % with 95 % intervals.")
+    title = f"{section.dataset}: accuracy, {SPLIT_TITLES.get(split, split)}"
+    return Table(title, columns, rows, notes, {number for number, (_, marked) in enumerate(shown) if marked})
+
+
+def detectable(section: Section, split: str | None = None) -> str | None:
+    """One sentence: the smallest effect that this data could have shown."""
+    split = split or section.split
+    sizes = section.sizes(split)
+    parts = []
+    for result in section.results:
+        if not result["uses_context"] or result["method"] == result.get("ceiling") or not sizes:
+            continue
+        said = []
+        for name, text in (("gain", "over its own k = 0"), ("gain_over_btl", f"over {result.get('baseline')}")):
+            found = metric(result, split, sizes[-1], name)
+            if found and found.get("smallest_detectable") is not None:
+                said.append(f"{points(found['smallest_detectable'])} points {text}")
+        if said:
+            parts.append(f"{result['method']} {' or '.join(said)}")
+    if not parts:
+        return None
+    return f"Smallest gain that this data would have shown four times in five (k = {sizes[-1]}): {'; '.join(parts)}."
+
+
+def controls_table(section: Section, split: str | None = None) -> Table | None:
+    """Accuracy under contexts that should not help, at the largest number of context pairs."""
+    split = split or section.split
+    k = section.sizes(split)[-1]
+    shown = [result for result in section.results if result["controls"].get(split, {}).get(str(k))]
+    names = [name for name in _CONTROL_COLUMNS if any(metric(result, split, k, name) for result in shown)]
+    if not shown:
+        return None
+    columns = ["method", "own context", *(_CONTROL_COLUMNS[name] for name in names)]
+    columns += ["own − another user's", "flip rate", "order"]
+    rows = []
+    for result in shown:
+        row = [label(result), *(interval(metric(result, split, k, name)) for name in ("accuracy", *names))]
+        row.append(interval(metric(result, split, k, "gain_over_wrong_user"), sign=True))
+        flip = metric(result, split, k, "flip_rate")
+        row.append(points(flip["value"]) if flip and flip["value"] is not None else "–")
+        row.append(small(metric(result, split, k, "permutation_max_diff")))
+        rows.append(row)
+    coverage = [found["value"] for result in shown if (found := metric(result, split, k, "relabelled_coverage"))]
+    notes = [
+        "Accuracy with the context replaced. A method that uses its user falls; one that ignores the user does not."
+    ]
+    notes.append(
+        "Flip rate: % of choices that change when all labels are turned; below 5 the context is not used. "
+        "Order: largest change of a margin when the context is put in another order."
+    )
+    if "relabelled_accuracy" in names and coverage:
+        notes.append(f"Others' labels exist for {points(coverage[0])} % of the context pairs.")
+    return Table(f"{section.dataset}: controls at k = {k}, {SPLIT_TITLES.get(split, split)}", columns, rows, notes)
+
+
+def quality_table(section: Section, split: str | None = None) -> Table:
+    """Calibration, agreed pairs, atypical users, and what stands behind k, at the largest number of context pairs."""
+    split = split or section.split
+    k = section.sizes(split)[-1]
+    shown = [result for result in section.results if split in result["splits"]]
+    names = [name for name in _QUALITY_COLUMNS if any(metric(result, split, k, name) for result in shown)]
+    columns = ["method", *(_QUALITY_COLUMNS[name] for name in names), "context pairs", "distinct items"]
+    rows = []
+    for result in shown:
+        row = [label(result)]
+        for name in names:
+            found = metric(result, split, k, name)
+            row.append(interval(found) if name.endswith("accuracy") else plain(found))
+        row += [small(metric(result, split, k, name)) for name in ("mean_context_pairs", "mean_context_items")]
+        rows.append(row)
+    return Table(f"{section.dataset}: calibration and groups at k = {k}", columns, rows)
+
+
+def folds_table(section: Section, split: str | None = None) -> Table | None:
+    """Gain over the baseline, or over the own k = 0, in every fold."""
+    split = split or section.split
+    k = str(section.sizes(split)[-1])
+    shown = [result for result in section.results if any(split in found for found in result["folds"].values())]
+    if not shown:
+        return None
+    folds = sorted({fold for result in shown for fold in result["folds"]}, key=int)
+    name = "gain_over_btl" if any(metric(result, split, int(k), "gain_over_btl") for result in shown) else "gain"
+    rows = []
+    for result in shown:
+        cells = [
+            result["folds"].get(fold, {}).get(split, {}).get("n_context", {}).get(k, {}).get(name) for fold in folds
+        ]
+        if any(cells):
+            rows.append(
+                [
+                    label(result),
+                    *(interval(cell, True) for cell in cells),
+                    interval(metric(result, split, int(k), name), True),
+                ]
+            )
+    against = f"over {shown[0]['baseline']}" if name == "gain_over_btl" else "over the own k = 0"
+    columns = ["method", *(f"fold {fold}" for fold in folds), "all folds"]
+    return Table(f"{section.dataset}: gain {against} at k = {k}, fold by fold", columns, rows) if rows else None
+
+
+def verdicts(section: Section, split: str | None = None) -> list[tuple[str, str, str]]:
+    """(method, kind, text) of every method on a split."""
+    split = split or section.split
+    return [
+        (result["method"], result["verdicts"][split]["kind"], result["verdicts"][split]["text"])
+        for result in section.results
+        if split in result["verdicts"] and result["method"] != result.get("ceiling")
+    ]
+
+
+def plain(found: Mapping[str, Any] | None) -> str:
+    """A number that is no percentage, with its interval."""
+    if not found or found["value"] is None:
+        return "–"
+    text = f"{found['value']:.3f}"
+    return f"{text} [{found['ci95'][0]:.3f}, {found['ci95'][1]:.3f}]" if found.get("ci95") else text
+
+
+def small(found: Mapping[str, Any] | None) -> str:
+    if not found or found["value"] is None:
+        return "–"
+    value = found["value"]
+    return "0" if value == 0 else f"{value:.1f}" if value >= 0.1 else f"{value:.0e}"
+
+
+def to_markdown(table: Table) -> str:
+    """A table in Markdown, with its title and notes."""
+    lines = [f"### {table.title}", "", "| " + " | ".join(table.columns) + " |"]
+    lines.append("|" + "|".join("---" for _ in table.columns) + "|")
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
+    return "\n".join([*lines, "", *table.notes]).rstrip() + "\n"
+
+
+def print_summary(results: Results, console: Any = None) -> None:
+    """Prints the headline of every dataset: one table, then a sentence a method."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = 160
+    found = sections(results)
+    tables = [headline_table(section) for section in found]
+    columns = list(dict.fromkeys(column for table in tables for column in table.columns[1:]))
+    show_data = len(found) > 1
+    shown = RichTable(title=None if show_data else tables[0].title, title_style="bold", caption_justify="left")
+    for column in (["data"] if show_data else []) + ["method", *columns]:
+        shown.add_column(column, justify="left" if column in ("data", "method") else "right")
+    for section, table in zip(found, tables):
+        for number, row in enumerate(table.rows):
+            cells = dict(zip(table.columns[1:], row[1:]))
+            start = [f"{section.dataset}" if number == 0 else ""] if show_data else []
+            style = "dim" if number in table.marked else None
+            shown.add_row(*start, row[0], *(cells.get(column, "") for column in columns), style=style)
+        shown.add_section()
+    console.print(shown)
+    for section, table in zip(found, tables):
+        name = f"{section.dataset}, " if show_data else ""
+        console.print(
+            f"[bold]{name}{SPLIT_TITLES.get(section.split, section.split)}[/bold]: {' '.join(table.notes)}",
+            highlight=False,
+        )
+        for method, _, text in verdicts(section):
+            console.print(f"  {method}: {text}.", highlight=False, markup=False)
+        if sentence := detectable(section):
+            console.print(f"  {sentence}", highlight=False, style="dim", markup=False)
+
+
+def markdown_summary(results: Results, title: str) -> str:
+    """`summary.md`: for every dataset the headline, the verdicts, controls and folds."""
+    parts = [f"# {title}\n"]
+    for section in sections(results):
+        parts.append(f"## {section.dataset}\n")
+        parts += [f"- `{method}` {text}." for method, _, text in verdicts(section)]
+        parts.append("")
+        parts += [sentence + "\n"] if (sentence := detectable(section)) else []
+        tables = [headline_table(section), controls_table(section), folds_table(section), quality_table(section)]
+        tables += [headline_table(section, split) for split in section.splits if split != section.split]
+        parts += [to_markdown(table) for table in tables if table is not None]
+    return "\n".join(parts)
