@@ -51,8 +51,8 @@ def main(argv: list[str], prog: str = _PROG) -> int:
     parser = build_parser(cls, f"{prog} {name}")
     values = vars(parser.parse_args(rest))
     if config := values.pop("config"):
-        # A file's settings come first and flags override them: parse again with the file's values as defaults.
-        parser.set_defaults(**_read_config(config, parser))
+        # The file's settings are read as flags, by the same rules, and become the defaults of the real ones.
+        parser.set_defaults(**vars(parser.parse_args(_config_flags(config, parser))))
         values = vars(parser.parse_args(rest))
         values.pop("config")
     if not values["out"]:
@@ -156,7 +156,8 @@ class _Mapping(argparse.Action):
         setattr(namespace, self.dest, mapping)
 
 
-def _read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
+def _config_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
+    """A YAML file's settings as command line flags; unknown ones are errors."""
     import yaml
 
     try:
@@ -168,13 +169,26 @@ def _read_config(path: str, parser: argparse.ArgumentParser) -> dict[str, Any]:
         raise ConfigError(f"`--config {path}` is not valid YAML") from None
     if not isinstance(values, dict):
         raise ConfigError(f"`--config {path}` must hold settings as `name: value` lines")
-    known = {action.dest for action in parser._actions} - {"help", "config"}
-    for key in values:
+    known = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    flags: list[str] = []
+    for key, value in values.items():
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=2)
             hint = f"Did you mean {' or '.join(close)}?" if close else f"Settings: {', '.join(sorted(known))}"
             raise ConfigError(f"`--config {path}`: unknown setting {str(key)[:40]!r}. {hint}")
-    return values
+        action = known[key]
+        if value is None:
+            continue
+        if isinstance(value, bool) and action.nargs == 0:
+            # A switch's flag is given if the file's value differs from what leaving it out means.
+            flags += [action.option_strings[-1 if value is False else 0]] if value != action.default else []
+        elif isinstance(value, dict):
+            flags += [action.option_strings[0], *(f"{name}={item}" for name, item in value.items())]
+        elif isinstance(value, list):
+            flags += [action.option_strings[0], *map(str, value)]
+        else:
+            flags.append(f"{action.option_strings[0]}={value}")
+    return flags
 
 
 def _builder_keys() -> list[str]:

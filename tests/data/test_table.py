@@ -1,0 +1,479 @@
+"""The table source: every layout and format gives the pairs that a reader of the table would expect."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+from collections import Counter, defaultdict
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tables import as_csv, build, jsonl, read, rows, write
+
+from pluralrlhf.data import load_users, messages, placebo
+from pluralrlhf.data.sources.table import DEFAULT_PROMPT, Table
+from pluralrlhf.data.sources.table_json import json_values
+from pluralrlhf.data.sources.table_ratings import ACROSS_PROMPT, candidate_pairs
+
+GOOD = rows()
+
+
+def pairs_of(path, **settings):
+    """The rows that a table gives, in the contract's form."""
+    found = list(Table(str(path), **settings).rows())
+    assert not [row for row in found if isinstance(row, Exception)], found
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in found]
+
+
+def text(conversation):
+    return conversation[-1]["content"]
+
+
+def judged(pairs):
+    return [(p["user_id"], text(p["prompt"]), text(p["chosen"]), text(p["rejected"])) for p in pairs]
+
+
+EXPECTED = [(r["user_id"], r["prompt"], r["chosen"], r["rejected"]) for r in GOOD]
+
+
+def parquet(table):
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(table), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.jsonl", jsonl(GOOD)),
+        ("t.ndjson", jsonl(GOOD).replace(b"\n", b"\r\n")),
+        ("t.jsonl", jsonl(GOOD).replace(b"\n", b"\n\n")),
+        ("t.jsonl", b"\xef\xbb\xbf" + jsonl(GOOD)),
+        ("t.jsonl.gz", gzip.compress(jsonl(GOOD))),
+        ("t.json", json.dumps(GOOD).encode()),
+        ("t.json", b"\xef\xbb\xbf" + json.dumps(GOOD, indent=2).encode()),
+        ("t.json", jsonl(GOOD)),
+        ("t.JSON.gz", gzip.compress(json.dumps(GOOD).encode())),
+        ("t.csv", as_csv(GOOD)),
+        ("t.csv", b"\xef\xbb\xbf" + as_csv(GOOD)),
+        ("t.csv", as_csv(GOOD, lineterminator="\n").replace(b"\n", b"\n\n")),
+        ("t.csv.gz", gzip.compress(as_csv(GOOD, quoting=1))),
+        ("t.tsv", as_csv(GOOD, delimiter="\t")),
+        ("t.parquet", parquet(GOOD)),
+    ],
+)
+def test_every_format_gives_the_same_pairs(name, content, tmp_path):
+    pairs = pairs_of(write(tmp_path / name, content))
+    assert judged(pairs) == EXPECTED
+    assert pairs == pairs_of(write(tmp_path / "reference.jsonl", jsonl(GOOD)))
+
+
+def test_a_folder_is_read_in_the_order_of_names(tmp_path):
+    for number, start in enumerate(range(0, len(GOOD), 50)):
+        write(tmp_path / "votes" / "parts" / f"part-{number}.csv", as_csv(GOOD[start : start + 50]))
+    write(tmp_path / "votes" / "README.md", b"# about")
+    write(tmp_path / "votes" / ".hidden.jsonl", b"x")
+    assert judged(pairs_of(tmp_path / "votes")) == EXPECTED
+    described = Table(str(tmp_path / "votes")).reader.version()
+    assert list(described["sha256"]) == [f"parts/part-{n}.csv" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("content", "settings"),
+    [
+        (as_csv(GOOD, delimiter=";"), {"delimiter": ";"}),
+        (
+            as_csv([{**r, "prompt": r["prompt"] + "é"} for r in GOOD]).decode().encode("latin-1"),
+            {"encoding": "latin-1"},
+        ),
+        (as_csv([{**r, "prompt": r["prompt"] + "é"} for r in GOOD]).decode().encode("utf-16"), {"encoding": "utf-16"}),
+    ],
+)
+def test_other_delimiters_and_encodings(content, settings, tmp_path):
+    pairs = pairs_of(write(tmp_path / "t.csv", content), **settings)
+    assert [(u, p.rstrip("é"), c, r) for u, p, c, r in judged(pairs)] == EXPECTED
+
+
+def test_quoted_cells_keep_line_breaks_and_quotes(tmp_path):
+    odd = 'She said: "no",\nthen left\r\n; 中文'
+    table = [{**r, "chosen": odd} for r in GOOD]
+    assert {text(p["chosen"]) for p in pairs_of(write(tmp_path / "t.csv", as_csv(table)))} == {odd}
+
+
+def test_columns_are_mapped_also_from_nested_fields(tmp_path):
+    table = [
+        {"meta": {"who": {"id": n}}, "q.text": r["prompt"], "answers": [r["chosen"], {"t": r["rejected"]}]}
+        for n, r in enumerate(GOOD)
+    ]
+    names = {"user_id": "meta.who.id", "prompt": "q.text", "chosen": "answers.0", "rejected": "answers.1.t"}
+    expected = [(n, *e[1:]) for n, e in enumerate(EXPECTED)]
+    assert judged(pairs_of(write(tmp_path / "t.jsonl", jsonl(table)), map=names)) == expected
+    table = [
+        {"meta": {"who": r["user_id"]}, "texts": {"p": r["prompt"], "c": r["chosen"], "r": r["rejected"]}}
+        for r in GOOD
+    ]
+    names = {"user_id": "meta.who", "prompt": "texts.p", "chosen": "texts.c", "rejected": "texts.r"}
+    assert judged(pairs_of(write(tmp_path / "t.parquet", parquet(table)), map=names)) == EXPECTED
+
+
+def test_conversations(tmp_path):
+    shared = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    chosen, rejected = messages("Hello!"), messages("What?")
+    full = {"user_id": "u", "chosen": shared + chosen, "rejected": shared + rejected}
+    split = {"user_id": "u", "prompt": shared, "chosen": chosen, "rejected": rejected}
+    (a,), (b,), (c,) = (
+        pairs_of(write(tmp_path / f"{n}.jsonl", jsonl([row])))
+        for n, row in enumerate((full, split, {**full, "prompt": shared}))
+    )
+    assert a == b == c and (a["prompt"], a["chosen"], a["rejected"]) == (shared, chosen, rejected)
+    # A prompt in words with whole conversations, as in many public datasets.
+    words = {"user_id": "u", "prompt": "Hi", "chosen": shared[1:] + chosen, "rejected": shared[1:] + rejected}
+    (d,) = pairs_of(write(tmp_path / "d.jsonl", jsonl([words])))
+    assert (d["prompt"], d["chosen"]) == (shared[1:], chosen)
+    (e,) = pairs_of(write(tmp_path / "e.parquet", parquet([full])))
+    assert e == a
+    extra = [{**m, "id": 7} for m in chosen]
+    (f,) = pairs_of(write(tmp_path / "f.jsonl", jsonl([{**split, "chosen": extra}])))
+    assert f == b
+
+
+CHOICES = [
+    {"user_id": r["user_id"], "prompt": r["prompt"], "response_a": r["chosen"], "response_b": r["rejected"]}
+    for r in GOOD
+]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tie", "settings"),
+    [
+        ("a", "b", "tie", {}),
+        ("A", " B ", "Tie", {}),
+        ("left", "right", "neither", {}),
+        ("model_a", "model_b", "tie (bothbad)", {}),
+        ("response_a", "response_b", "both", {}),
+        (0, 1, "tie", {}),
+        (1, 2, "tie", {}),
+        ("0", "1", "tie", {}),
+        (1.0, 2.0, "tie", {}),
+        (1, 2, 0, {"choice_values": {"a": "1", "b": "2", "tie": "0"}}),
+        (2, 1, 0, {"choice_values": {"a": "2", "b": "1", "tie": "0"}}),
+        (True, False, "tie", {"choice_values": {"a": "true", "b": "false"}}),
+        ("yes", "no", "dunno", {"choice_values": {"a": "yes,yeah", "b": "no", "tie": "dunno"}}),
+    ],
+)
+def test_choices_and_ties(a, b, tie, settings, tmp_path):
+    values = [(a, b, tie)[n % 3] for n in range(len(CHOICES))]
+    path = write(tmp_path / "t.jsonl", jsonl([{**r, "choice": v} for r, v in zip(CHOICES, values)]))
+    source = Table(str(path), **settings)
+    found = judged(list(source.rows()))
+    expected = [(u, p, *((c, r) if n % 3 == 0 else (r, c))) for n, (u, p, c, r) in enumerate(EXPECTED) if n % 3 < 2]
+    assert found == expected
+    assert source.dropped == {"tie": sum(n % 3 == 2 for n in range(len(CHOICES)))}
+
+
+def test_numbers_are_understood_from_later_rows(tmp_path):
+    values = [1] * 100 + [2] * 60
+    path = write(tmp_path / "t.jsonl", jsonl([{**r, "choice": v} for r, v in zip(CHOICES, values)]))
+    assert judged(pairs_of(path))[:100] == EXPECTED[:100]
+    values = [1] * 100 + [0] * 60
+    path = write(tmp_path / "t.jsonl", jsonl([{**r, "choice": v} for r, v in zip(CHOICES, values)]))
+    assert judged(pairs_of(path))[100:] == EXPECTED[100:]
+
+
+def test_choices_of_several_raters_in_a_row(tmp_path):
+    row = {"prompt": "Q", "response_a": "A", "response_b": "B"}
+    by_position = pairs_of(write(tmp_path / "a.jsonl", jsonl([{**row, "choice": ["a", "b", None]}])))
+    assert judged(by_position) == [("rater_1", "Q", "A", "B"), ("rater_2", "Q", "B", "A")]
+    by_name = pairs_of(write(tmp_path / "b.jsonl", jsonl([{**row, "choice": {"ann": "a", "ben": "b"}}])))
+    assert [p["user_id"] for p in by_name] == ["ann", "ben"]
+    listed = pairs_of(
+        write(tmp_path / "c.jsonl", jsonl([{**row, "user_id": [7, 9], "choice": ["a", "b"], "pair_id": "x"}]))
+    )
+    assert [(p["user_id"], p["pair_id"]) for p in listed] == [(7, "x/7"), (9, "x/9")]
+
+
+RATINGS = [
+    {"user_id": f"u{u}", "prompt": f"Q{q}", "response": f"R{q}-{r}", "rating": (u * 7 + q * 5 + r * 3) % 6}
+    for u in range(6)
+    for q in range(5)
+    for r in range(4)
+]
+
+
+def brute_force(ratings, across=False, gap=1e-9):
+    expected = set()
+    for x, y in itertools.permutations(ratings, 2):
+        if (
+            x["user_id"] == y["user_id"]
+            and (across or x["prompt"] == y["prompt"])
+            and x["rating"] - y["rating"] >= gap
+        ):
+            expected.add((x["user_id"], x["response"], y["response"]))
+    return expected
+
+
+def as_triples(pairs):
+    triples = [(p["user_id"], text(p["chosen"]), text(p["rejected"])) for p in pairs]
+    assert len(triples) == len(set(triples))
+    return set(triples)
+
+
+@pytest.mark.parametrize("gap", [0, 2, 4])
+@pytest.mark.parametrize("scope", ["within", "across"])
+def test_ratings_make_the_pairs_that_a_double_loop_makes(scope, gap, tmp_path):
+    path = write(tmp_path / "t.jsonl", jsonl(RATINGS))
+    source = Table(str(path), pair_scope=scope, min_gap=gap, max_pairs_per_user=0)
+    pairs = list(source.rows())
+    assert as_triples(pairs) == brute_force(RATINGS, scope == "across", gap or 1e-9)
+    per_user = 20 * 19 // 2 if scope == "across" else 5 * 6
+    assert len(pairs) + source.dropped["tie"] + source.dropped["below_min_gap"] == 6 * per_user
+
+
+def test_pairs_across_prompts_keep_each_prompt_with_its_response(tmp_path):
+    pairs = pairs_of(write(tmp_path / "t.jsonl", jsonl(RATINGS)), pair_scope="across")
+    apart = [p for p in pairs if len(p["chosen"]) == 2]
+    assert apart and all(p["prompt"] == messages(ACROSS_PROMPT, "system") for p in apart)
+    for p in apart:
+        for side in (p["chosen"], p["rejected"]):
+            assert side[1]["content"].startswith(side[0]["content"].replace("Q", "R"))
+        assert len(p["item_ids"]) == 2
+    together = [p for p in pairs if len(p["chosen"]) == 1]
+    assert together and all(len(p["item_ids"]) == 1 for p in together)
+
+
+def test_the_cap_holds_and_is_stable(tmp_path):
+    path = write(tmp_path / "t.jsonl", jsonl(RATINGS))
+    settings = {"pair_scope": "across", "max_pairs_per_user": 10}
+    capped = pairs_of(path, **settings)
+    assert set(Counter(p["user_id"] for p in capped).values()) == {10}
+    backwards = write(tmp_path / "b.jsonl", jsonl(RATINGS[::-1]))
+    assert as_triples(pairs_of(backwards, **settings)) == as_triples(capped)
+    assert as_triples(pairs_of(path, **settings, seed=1)) != as_triples(capped)
+    larger = pairs_of(path, **{**settings, "max_pairs_per_user": 20})
+    assert as_triples(capped) < as_triples(larger)
+
+
+def test_the_cap_in_blocks_is_the_cap_of_the_whole(monkeypatch):
+    from pluralrlhf.data.sources import table_ratings
+
+    rng = np.random.default_rng(0)
+    ratings, keys = rng.integers(0, 9, 300).astype(float), rng.integers(0, 2**63, 300).astype(np.uint64)
+    arguments = (ratings, np.zeros(300, np.int64), np.zeros(300, np.int64), keys, 2.0, 50)
+    whole, in_blocks = Counter(), Counter()
+    expected = candidate_pairs(*arguments, whole)
+    monkeypatch.setattr(table_ratings, "_BLOCK", 1000)
+    found = candidate_pairs(*arguments, in_blocks)
+    assert [a.tolist() for a in found] == [a.tolist() for a in expected] and whole == in_blocks
+    assert (ratings[expected[0]] - ratings[expected[1]] >= 2).all()
+
+
+def test_labels_are_read_lowest_first(tmp_path):
+    labels = ["awful", "bad", "so so", "ok", "good", "great"]
+    named = [{**r, "rating": labels[r["rating"]].upper()} for r in RATINGS]
+    expected = as_triples(pairs_of(write(tmp_path / "n.jsonl", jsonl(RATINGS))))
+    path = write(tmp_path / "t.jsonl", jsonl(named))
+    assert as_triples(pairs_of(path, rating_labels=labels)) == expected
+    assert as_triples(pairs_of(path, rating_labels=[",".join(labels)])) == expected
+    thumbs = [{**r, "rating": r["rating"] > 2} for r in RATINGS]
+    path = write(tmp_path / "b.jsonl", jsonl(thumbs))
+    assert as_triples(pairs_of(path, rating_labels=["false", "true"])) == brute_force(thumbs, gap=1)
+
+
+def test_ratings_in_lists_and_objects(tmp_path):
+    by_item = defaultdict(dict)
+    for r in RATINGS:
+        by_item[r["prompt"], r["response"]][r["user_id"]] = r["rating"]
+    expected = brute_force(RATINGS)
+    items = [{"prompt": p, "response": r} for p, r in by_item]
+    lists = [{**item, "rating": list(votes.values())} for item, votes in zip(items, by_item.values())]
+    found = as_triples(pairs_of(write(tmp_path / "a.jsonl", jsonl(lists))))
+    assert {(f"u{int(u.split('_')[1]) - 1}", c, r) for u, c, r in found} == expected
+    objects = [{**item, "rating": votes} for item, votes in zip(items, by_item.values())]
+    assert as_triples(pairs_of(write(tmp_path / "b.jsonl", jsonl(objects)))) == expected
+    named = [{**r, "user_id": list(v)} for r, v in zip(lists, by_item.values())]
+    assert as_triples(pairs_of(write(tmp_path / "c.jsonl", jsonl(named)))) == expected
+    by_prompt = defaultdict(list)
+    for r in RATINGS:
+        by_prompt[r["user_id"], r["prompt"]].append(r)
+    several = [
+        {"user_id": u, "prompt": p, "response": [r["response"] for r in rs], "rating": [r["rating"] for r in rs]}
+        for (u, p), rs in by_prompt.items()
+    ]
+    assert as_triples(pairs_of(write(tmp_path / "d.jsonl", jsonl(several)))) == expected
+
+
+def test_a_response_rated_twice_has_the_mean(tmp_path):
+    table = [
+        {"user_id": "u", "prompt": "Q", "response": "A", "rating": 5},
+        {"user_id": "u", "prompt": "Q", "response": " A\n", "rating": 1},
+        {"user_id": "u", "prompt": "Q", "response": "B", "rating": 4},
+    ]
+    source = Table(str(write(tmp_path / "t.jsonl", jsonl(table))))
+    assert as_triples(list(source.rows())) == {("u", "B", "A")}
+    assert source.dropped["repeated_rating_averaged"] == 1
+
+
+def test_texts_without_prompts(tmp_path):
+    table = [{k: v for k, v in r.items() if k != "prompt"} for r in RATINGS]
+    path = write(tmp_path / "t.jsonl", jsonl(table))
+    pairs = pairs_of(path, max_pairs_per_user=0)
+    assert as_triples(pairs) == brute_force(RATINGS, across=True)
+    assert {text(p["prompt"]) for p in pairs} == {DEFAULT_PROMPT}
+    assert all(len(p["item_ids"]) == 2 and p["item_ids"][0].startswith("r-") for p in pairs)
+    assert {text(p["prompt"]) for p in pairs_of(path, default_prompt="Tell me.")} == {"Tell me."}
+    many = [{"user_id": "u", "response": f"text {n}", "rating": n} for n in range(60)]
+    assert len(pairs_of(write(tmp_path / "m.jsonl", jsonl(many)))) == 200, "the default cap where all pair with all"
+
+
+def test_pairs_are_made_on_one_side_of_the_items_only(tmp_path):
+    table = [{k: v for k, v in r.items() if k != "prompt"} for r in RATINGS]
+    status, folder = build(tmp_path, "--test_users", "0.3", path=write(tmp_path / "t.jsonl", jsonl(table)))
+    dropped = json.loads((folder / "build.json").read_text())["dropped"]
+    assert status == 0 and not dropped.get("mixed_items")
+    assert any("unseen_items" in r["split"] for r in read(folder))
+
+
+def test_items(tmp_path):
+    table = [{**r, "topic": f"t{n % 3}", "topics": [f"t{n % 3}", n % 2]} for n, r in enumerate(GOOD)]
+    path = write(tmp_path / "t.jsonl", jsonl(table))
+    by_prompt, by_text, by_column, by_list = (
+        [p["item_ids"] for p in pairs_of(path, items=items)] for items in (None, "responses", "topic", "topics")
+    )
+    assert len({i for (i,) in by_prompt}) == len({r["prompt"] for r in GOOD})
+    assert len({i for pair in by_text for i in pair}) == len({r["chosen"] for r in GOOD})
+    assert by_column == [[f"t{n % 3}"] for n in range(len(GOOD))]
+    assert by_list[1] == ["t1", 1]
+    ratings = [{**r, "topic": f"t{n % 3}"} for n, r in enumerate(RATINGS)]
+    found = pairs_of(write(tmp_path / "r.jsonl", jsonl(ratings)), items="topic")
+    assert {tuple(sorted(p["item_ids"])) for p in found} <= {
+        ("t0",),
+        ("t1",),
+        ("t2",),
+        ("t0", "t1"),
+        ("t0", "t2"),
+        ("t1", "t2"),
+    }
+
+
+def test_pair_ids_do_not_depend_on_order_and_repeats_get_their_own(tmp_path):
+    found = pairs_of(write(tmp_path / "a.jsonl", jsonl(GOOD)))
+    ids = {j: p["pair_id"] for p, j in zip(found, judged(found))}
+    backwards = pairs_of(write(tmp_path / "b.jsonl", jsonl(GOOD[::-1])))
+    assert {j: p["pair_id"] for p, j in zip(backwards, judged(backwards))} == ids
+    twice = [p["pair_id"] for p in pairs_of(write(tmp_path / "c.jsonl", jsonl(GOOD + GOOD)))]
+    assert len(set(twice)) == len(twice) and set(ids.values()) < set(twice)
+    own = [{**r, "id": n} for n, r in enumerate(GOOD)]
+    assert [p["pair_id"] for p in pairs_of(write(tmp_path / "d.jsonl", jsonl(own)), map={"pair_id": "id"})] == list(
+        range(len(GOOD))
+    )
+
+
+def test_margins_and_profiles(tmp_path):
+    table = [{**r, "strength": "1.5", "bio": f"I am {r['user_id']}", "age": 30} for r in GOOD]
+    path = write(tmp_path / "t.csv", as_csv(table))
+    status, folder = build(tmp_path, "--map", "margin=strength", "profile=bio,age", path=path)
+    assert status == 0 and {row["margin"] for row in read(folder)} == {1.5}
+    users = {row["user_id"]: row["profile"] for row in load_users(folder)}
+    assert users["user3"] == "bio: I am user3\nage: 30" and len(users) == 20
+    status, folder = build(tmp_path, "--map", "profile=bio", path=path, out="one")
+    assert load_users(folder)[0]["profile"].startswith("I am ")
+
+
+def test_placebo_keeps_who_judged_what_and_each_items_outcome(tmp_path):
+    rng = np.random.default_rng(0)
+    table = [
+        {"user_id": f"u{u}", "prompt": f"Q{q}", "response_a": "A", "response_b": "B", "choice": "ab"[(u + q) % 2]}
+        for u in range(40)
+        for q in range(20)
+    ]
+    table.append(
+        {"user_id": "u0", "prompt": "only u0 judged this", "response_a": "A", "response_b": "B", "choice": "a"}
+    )
+    path = write(tmp_path / "t.jsonl", jsonl([table[i] for i in rng.permutation(len(table))]))
+    real, source = pairs_of(path), Table(str(path), placebo=True)
+    fake = list(source.rows())
+    assert source.dropped == {placebo.DROPPED: 1}
+    assert Counter((u, q) for u, q, *_ in judged(fake)) == Counter((u, q) for u, q, *_ in judged(real) if q[0] == "Q")
+    assert Counter(j[1:] for j in judged(fake)) == Counter(j[1:] for j in judged(real) if j[1][0] == "Q")
+    even = [(c == "A") == (int(q[1:]) % 2 == 0) for u, q, c, _ in judged(fake) if int(u[1:]) % 2 == 0]
+    assert 0.4 < np.mean(even) < 0.6, "in the real data all of these are true"
+    assert (
+        judged(fake)
+        == judged(list(Table(str(path), placebo=True).rows()))
+        != judged(list(Table(str(path), placebo=True, seed=1).rows()))
+    )
+
+
+def test_placebo_of_ratings(tmp_path):
+    table = [
+        {"user_id": f"u{u}", "prompt": f"Q{q}", "response": r, "rating": (r == "AB"[u % 2])}
+        for u in range(40)
+        for q in range(10)
+        for r in "AB"
+    ]
+    path = write(tmp_path / "t.jsonl", jsonl(table))
+    labels = {"rating_labels": ["false", "true"]}
+    real = [c == "AB"[int(u[1:]) % 2] for u, _, c, _ in judged(pairs_of(path, **labels))]
+    fake = [c == "AB"[int(u[1:]) % 2] for u, _, c, _ in judged(pairs_of(path, placebo=True, **labels))]
+    assert np.mean(real) == 1 and 0.35 < np.mean(fake) < 0.65
+
+
+def test_permuting_within_groups_keeps_each_groups_values():
+    rng = np.random.default_rng(0)
+    groups, values = rng.integers(0, 50, 2000), rng.integers(0, 5, 2000)
+    permuted = placebo.permute_within(groups, values, 3)
+    assert all(sorted(permuted[groups == g]) == sorted(values[groups == g]) for g in range(50))
+    assert (permuted != values).any() and (permuted == placebo.permute_within(groups, values, 3)).all()
+    several = placebo.several_judges(np.array([1, 1, 2, 2, 3]), np.array([7, 8, 7, 7, 9]))
+    assert several.tolist() == [True, True, False, False, False]
+
+
+def test_a_hub_dataset_is_streamed(tmp_path, monkeypatch, capfd):
+    asked = {}
+
+    def load_dataset(path, name=None, **settings):
+        asked.update(path=path, name=name, **settings)
+        return datasets.Dataset.from_list(GOOD).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = Table("someone/votes", hub_config="en", hub_split="all", hub_revision="abc")
+    assert judged(list(source.rows())) == EXPECTED
+    assert asked == {"path": "someone/votes", "name": "en", "split": "all", "revision": "abc", "streaming": True}
+    assert source.describe()["version"] == "someone/votes@abc" and source.progress() is None
+
+    def fails(*args, **settings):
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'someone/votes' doesn't exist on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", fails)
+    status, _ = build(tmp_path, "--path", "someone/votes")
+    assert status == 2 and "error: someone/votes (train): the dataset cannot be read" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64])
+def test_json_is_read_the_same_in_blocks_of_any_size(block):
+    values = [
+        {"a": 'quote " and \\ and \u00e9 }]'},
+        {"b": [1, 2.5, -3e10, True, None, {"c": "x" * 200}]},
+        {},
+        {"d": 12345},
+    ]
+
+    class Small(io.StringIO):
+        def read(self, size=-1):
+            return super().read(block)
+
+    assert list(json_values(Small(json.dumps(values, indent=1)), "f")) == values
+    assert list(json_values(Small(" \n".join(map(json.dumps, values))), "f")) == values
+    assert list(json_values(Small("  [ ] \n"), "f")) == []
+
+
+def test_the_same_call_gives_the_same_folder(tmp_path):
+    path = write(tmp_path / "t.jsonl", jsonl(RATINGS))
+    folders = [build(tmp_path, "--test_users", "0.3", path=path, out=name)[1] for name in "ab"]
+    contents = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in folders]
+    assert contents[0] == contents[1] and str(tmp_path) not in (folders[0] / "build.json").read_text()
