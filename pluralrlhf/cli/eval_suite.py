@@ -41,6 +41,13 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
     parser.add_argument(
         "--n_bootstrap", type=int, default=1000, metavar="N", help="replicates behind intervals (default: 1000)"
     )
+    parser.add_argument(
+        "--path",
+        action="append",
+        default=[],
+        metavar="SOURCE=DIR",
+        help="local copy of a source's data, where the suite would fetch it from its public origin",
+    )
     parser.add_argument("--no_report", action="store_true", help="leave out figures and report.html")
     args = parser.parse_args(argv)
 
@@ -53,9 +60,9 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
         raise ConfigError(f"{args.suite}: there is no such file. Suites lie in evals/*.yaml.")
     from ..evaluation.evaluate import write_outputs
     from ..evaluation.suite import run_suite
-    from ..evaluation.suite_spec import load_suite
+    from ..evaluation.suite_spec import load_suite, with_paths
 
-    spec = load_suite(args.suite, args.seeds)
+    spec = with_paths(load_suite(args.suite, args.seeds), args.path)
     content = run_suite(spec, args.output_dir, n_replicates=args.n_bootstrap)
-    write_outputs(content, Path(args.output_dir), title=f"Suite {spec.name}", report=not args.no_report)
+    write_outputs(content, Path(args.output_dir), title=f"Suite: {spec.name}", report=not args.no_report)
     return 0

@@ -128,6 +128,33 @@ def load_suite(path: str | Path, seeds: int | None = None) -> SuiteSpec:
     return parse_suite(content, str(path), default_name=path.stem, seeds=seeds)
 
 
+def with_paths(spec: SuiteSpec, paths: Iterable[str]) -> SuiteSpec:
+    """The suite with local copies of its sources' data, each given as `SOURCE=DIR`.
+
+    Raises:
+        ConfigError: Not of that form, no dataset of that source, or a source that takes no path.
+    """
+    local = {}
+    for entry in paths:
+        source, equals, folder = entry.partition("=")
+        if not equals or source not in {dataset.source for dataset in spec.datasets}:
+            names = sorted({dataset.source for dataset in spec.datasets if dataset.source})
+            raise ConfigError(
+                f"`--path` is {entry!r}; write SOURCE=DIR with a source of the suite: {', '.join(names)}."
+            )
+        local[source] = folder
+    datasets = [
+        dataclasses.replace(dataset, parameters={**dataset.parameters, "path": local[dataset.source]})
+        if dataset.source in local
+        else dataset
+        for dataset in spec.datasets
+    ]
+    for dataset in datasets:
+        if dataset.source in local:
+            dataset.make_source()
+    return dataclasses.replace(spec, datasets=tuple(datasets))
+
+
 def parse_suite(content: Any, where: str, default_name: str = "suite", seeds: int | None = None) -> SuiteSpec:
     """Checks what a suite file holds; see `load_suite`."""
     content = _mapping(content, where)
