@@ -38,10 +38,11 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from transformers.trainer_utils import get_last_checkpoint
     from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-    from ..data import load_pairs
+    from ..data import load_pairs, load_users
     from ..errors import ConfigError
     from ..trainers.reward_config import PersonalizedRewardConfig
     from ..trainers.reward_trainer import PersonalizedRewardTrainer
+    from ..user_models import user_model_class
     from .arguments import parse
 
     parser = TrlParser(
@@ -75,6 +76,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         eval_dataset={split: splits[split] for split in data_args.eval_splits} or None,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
+        # A method that does not declare that it reads the users' config gets none of it.
+        users=load_users(data_args.data) if user_model_class(args.user_model).route == "text" else None,
     )
     checkpoint = get_last_checkpoint(args.output_dir) if data_args.resume else None
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -15,15 +15,24 @@ CHAT_TEMPLATE = (
 )
 
 
-def tiny_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of one token a word, over the words of `texts`, with a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def tiny_tokenizer(texts: Iterable[str], *, prose: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer of one token a word, over the words of `texts`, with a chat template.
+
+    Args:
+        texts: Whatever is to be read or written.
+        prose: Lower the case, and let punctuation be tokens of their own.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<unk>", "<end>", "<user>", "<agent>"]
-    words = sorted({word for text in texts for word in text.split()} - set(special))
+    splitter = pre_tokenizers.Whitespace() if prose else pre_tokenizers.WhitespaceSplit()
+    lowered = (text.lower() if prose else text for text in texts)
+    words = sorted({word for text in lowered for word, _ in splitter.pre_tokenize_str(text)} - set(special))
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(special + words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.pre_tokenizer = splitter
+    if prose:
+        backend.normalizer = normalizers.Lowercase()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token="<pad>",

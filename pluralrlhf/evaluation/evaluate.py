@@ -32,6 +32,7 @@ def evaluate_reward(
     n_replicates: int = 1000,
     batch_size: int = 64,
     progress: bool = True,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Scores every pair of every split under every context and writes `per_pair.parquet` and `results.json`.
 
@@ -49,6 +50,7 @@ def evaluate_reward(
         n_replicates: Replicates of the crossed bootstrap.
         batch_size: Texts in a batch of a backbone.
         progress: Show progress on stderr.
+        command: What to write down as the command; the process's own by default.
 
     Returns:
         The content of `results.json`.
@@ -69,8 +71,9 @@ def evaluate_reward(
     sha = data_sha256(data)
     baseline_run, models = _baseline(baseline, list(models), sha)
     names = [*(names or []), *[None] * (len(models) - len(names or []))]
-    scorers = load_scorers(models, pairs, names=names, batch_size=batch_size, progress=progress)
-    evaluation = EvaluationData.load(pairs, scorers[0].pairs.history, load_users(data))
+    users = load_users(data)
+    scorers = load_scorers(models, pairs, names=names, batch_size=batch_size, progress=progress, users=users)
+    evaluation = EvaluationData.load(pairs, scorers[0].pairs.history, users)
     info = {"data": str(data), "data_sha256": sha}
     run = run_scorers(
         scorers,
@@ -93,7 +96,7 @@ def evaluate_reward(
     )
     if baseline_run is not None:
         _join_baseline(dataset, Path(baseline), baseline_run, run)
-    results = collect(dataset, command=command_line(), n_replicates=n_replicates, seed=seed)
+    results = collect(dataset, command=command or command_line(), n_replicates=n_replicates, seed=seed)
     results = [result for result in results if result["method"] in run["methods"]]
     results.sort(key=lambda result: list(run["methods"]).index(result["method"]))
     return write_results(folder, results)

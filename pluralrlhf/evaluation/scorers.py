@@ -167,6 +167,7 @@ def load_scorers(
     batch_size: int = 64,
     device: str | None = None,
     progress: bool = True,
+    users=None,
     feature_cache: str | Path | None = None,
     shared: dict[str, PairData] | None = None,
 ) -> list[RewardModelScorer]:
@@ -182,11 +183,14 @@ def load_scorers(
         feature_cache: Folder of the feature cache, where it is not the usual one.
         shared: Pairs of these splits from earlier calls, to which new ones are added.
 
+        users: Rows of the `users` config, for the methods that declare that they read it.
+
     Raises:
         ConfigError: A folder without a model, or models under one name whose settings differ.
     """
     from ..features import FeatureCache
-    from ..trainers.pair_data import PairData
+    from ..trainers.text_data import pair_data
+    from .text_scorer import TextScorer
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     shared = {} if shared is None else shared
@@ -203,14 +207,17 @@ def load_scorers(
                 f"`models`: two models are called {method!r} but have different settings, so they are no seeds of one "
                 "method. Evaluate them apart, and compare with `pluralrlhf report`."
             )
-        key = _feature_key(model) or f"backbone {len(shared)}"
+        text = model.user_model.route == "text"
+        # A text-route model has its own way from contexts to texts, so that it shares nothing.
+        key = (not text and _feature_key(model)) or f"backbone {len(shared)}"
         if key not in shared:
             cache = FeatureCache(feature_cache) if feature_cache and model.backbone is None else None
-            shared[key] = PairData(model, cache, progress=progress)
+            shared[key] = pair_data(model, cache, progress=progress, users=users)
             for name, dataset in splits.items():
                 shared[key].add(name, dataset)
+        scorer = TextScorer if text else RewardModelScorer
         scorers.append(
-            RewardModelScorer(model, shared[key], method=method, seed=_seed_of(path), path=path, batch_size=batch_size)
+            scorer(model, shared[key], method=method, seed=_seed_of(path), path=path, batch_size=batch_size)
         )
     _number_equal_seeds(scorers)
     return scorers

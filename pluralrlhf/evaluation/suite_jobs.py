@@ -206,6 +206,7 @@ class Part:
                 self.pairs,
                 names=[method],
                 progress=False,
+                users=load_users(self.data),
                 shared=self._shared_pairs,
                 feature_cache=self.spec.settings(method, self.dataset).get("feature_cache"),
             )

@@ -19,8 +19,10 @@ from ..features.pooling import pool
 from ..features.rendering import encoder_parts
 from ..features.tokenization import Messages, as_messages, tokenize_response
 from ..user_models import UserState, bradley_terry_loss, build_user_model
+from ..user_models.text import TextState
 from .configuration import PersonalizedRewardModelConfig
 from .saving import load_with_adapter, save_with_adapter
+from .text import encode_histories, text_rewards
 
 
 @dataclass
@@ -389,6 +391,8 @@ class PersonalizedRewardModel(PreTrainedModel):
             missing = [key for key in ("prompt", "chosen", "rejected") if not pair.get(key)]
             if missing:
                 raise ConfigError(f"`pairs`, number {number}: no {', '.join(missing)}. Each pair needs all three.")
+        if self.user_model.route == "text":
+            return encode_histories(self, histories)
         prompts = [pair["prompt"] for pair in pairs]
         sides = [self.featurize(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")]
         counts = torch.tensor([len(history) for history in histories], dtype=torch.long)
@@ -404,6 +408,12 @@ class PersonalizedRewardModel(PreTrainedModel):
     ) -> Tensor:
         """(n,) rewards of responses under the state of one user, of n users, or of an unknown user (`None`)."""
         self.eval()
+        if self.user_model.route == "text":
+            if state is not None and len(self._checked(state)) not in (1, len(prompts)):
+                raise ConfigError(f"`state` holds {len(state)} users for {len(prompts)} responses; give 1 or as many.")
+            if state is not None and len(state) != len(prompts):
+                state = state.rows(torch.zeros(len(prompts), dtype=torch.long))
+            return text_rewards(self, prompts, responses, state)
         features = self.user_model.standardize(self.featurize(prompts, responses))
         state = self.encode_context(1) if state is None else self._checked(state)
         if len(state) == 1 and len(features) != 1:
@@ -416,6 +426,9 @@ class PersonalizedRewardModel(PreTrainedModel):
     def score_matrix(self, state: UserState, prompts: Sequence[Messages], responses: Sequence[Messages]) -> Tensor:
         """(U, R) rewards of every response for every user in `state`."""
         self.eval()
+        if self.user_model.route == "text":
+            states = [state.rows(slice(number, number + 1)) for number in range(len(state))]
+            return torch.stack([self.score(prompts, responses, one) for one in states])
         return self.user_model.score_matrix(
             self.user_model.standardize(self.featurize(prompts, responses)), self._checked(state)
         )
@@ -427,7 +440,8 @@ class PersonalizedRewardModel(PreTrainedModel):
 
     def load_state(self, path: str | Path) -> UserState:
         """Reads a user's state that was exported as JSON."""
-        return self._checked(UserState.from_json(json.loads(Path(path).read_text(encoding="utf-8"))))
+        kind = TextState if self.user_model.route == "text" else UserState
+        return self._checked(kind.from_json(json.loads(Path(path).read_text(encoding="utf-8"))))
 
 
 def is_encoder_only(model: PreTrainedModel) -> bool:

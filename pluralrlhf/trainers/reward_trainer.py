@@ -25,6 +25,7 @@ from ..modeling import PersonalizedRewardModel
 from .model_card import reward_model_card
 from .pair_data import PairData
 from .reward_config import PersonalizedRewardConfig
+from .text_data import pair_data
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         processing_class: The backbone's tokenizer.
         peft_config: Adapter on the backbone; the user model is trained and saved whole.
         quantization_config: For a backbone given by name.
+        users: Rows of the `users` config, for user models that declare that they read it; others never see it.
         compute_metrics, callbacks, optimizers: As in TRL.
 
     Raises:
@@ -154,6 +156,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         optimizers=(None, None),
         quantization_config=None,
         peft_config=None,
+        users: Dataset | None = None,
         **kwargs: Any,
     ):
         # Args
@@ -178,11 +181,12 @@ class PersonalizedRewardTrainer(RewardTrainer):
             peft_config = _peft_config_for(model, peft_config)
 
         # Data
-        self.pairs = PairData(
+        self.pairs = pair_data(
             model,
             FeatureCache(args.feature_cache) if model.backbone is None else None,
             args.context_group_size,
             progress=not args.disable_tqdm,
+            users=users,
         )
         self._with_margin = "margin" in train_dataset.column_names
         self._user_metrics = compute_metrics

@@ -13,6 +13,13 @@ from .base import PairOutput, UserModel, UserState, bradley_terry_loss, build_co
 USER_MODELS: dict[str, tuple[str, str]] = {
     "btl": ("btl", "BTL"),
     "vpl": ("vpl", "VPL"),
+    "plus": ("text.plus", "Plus"),
+    "icl": ("text.icl", "ICL"),
+    "oracle": ("text.oracle", "Oracle"),
+    "plus_untrained": ("text.plus_untrained", "PlusUntrained"),
+    "plus_frozen_rm": ("text.plus_frozen_rm", "PlusFrozenRM"),
+    "extract": ("text.extract", "Extract"),
+    "random_sentence": ("text.random_sentence", "RandomSentence"),
 }
 
 

@@ -1,0 +1,221 @@
+"""A summariser and a reader from scratch, small enough for a CPU: what the offline recipes start from.
+
+The summariser learns to read contexts (the language model's loss on all of their tokens) and to write fluent statements
+about the topics that the context mentions, *with the side stated at random*: it starts uninformative. No user's type,
+profile or label enters a text that it learns to write.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..data.history import UserHistory, mix, stable_hash
+from ..environments.tiny import tiny_policy, tiny_tokenizer
+from ..errors import ConfigError
+from ..user_models.text import UserContext, context_messages
+from ..user_models.text.base import ASK, OVER, PREFER, SUMMARY, as_text
+from ..user_models.text.plus import request
+
+STATEMENTS = (
+    "the user likes {best} best and {least} least .",
+    "this person prefers {best} to {least} .",
+    "{best} please this user more than {least} .",
+)
+
+
+class Topics:
+    """Which topics a text mentions, by their words.
+
+    Args:
+        topics: Topic to the words that name it; the first word is how a statement writes it.
+
+    Raises:
+        ConfigError: Fewer than two topics.
+    """
+
+    def __init__(self, topics: Mapping[str, Sequence[str]] | str):
+        topics = json.loads(topics) if isinstance(topics, str) else topics
+        if not isinstance(topics, Mapping) or len(topics) < 2:
+            raise ConfigError(f"`topics` is {topics!r}; give at least two, each with the words that name it.")
+        self.words = {
+            name: [w.lower() for w in ([words] if isinstance(words, str) else words)] for name, words in topics.items()
+        }
+        self._topic_of = {word: name for name, words in self.words.items() for word in words}
+        self._pattern = re.compile(
+            r"\b(" + "|".join(map(re.escape, sorted(self._topic_of, key=len, reverse=True))) + r")\b"
+        )
+
+    def mentioned(self, text: str) -> list[str]:
+        """Topics in the order in which a text mentions them, each once."""
+        return list(dict.fromkeys(self._topic_of[word] for word in self._pattern.findall(text.lower())))
+
+    def spans(self, text: str) -> list[tuple[int, int, str]]:
+        """(start, end, topic) of every mention."""
+        return [(m.start(), m.end(), self._topic_of[m.group()]) for m in self._pattern.finditer(text.lower())]
+
+    def name(self, topic: str) -> str:
+        """How a statement writes a topic."""
+        return self.words[topic][0]
+
+
+class TopicStatements:
+    """Statements about topics: with a random side for the summariser's start, with the context's for the warm-up.
+
+    Args:
+        topics: See [`Topics`].
+        seed: Of the wording and the random sides.
+    """
+
+    def __init__(self, topics: Mapping[str, Sequence[str]] | str, seed: int = 0):
+        self.topics, self.seed = Topics(topics), seed
+
+    def _say(self, best: str, least: str, rng: np.random.Generator) -> str:
+        template = STATEMENTS[int(rng.integers(len(STATEMENTS)))]
+        return template.format(best=self.topics.name(best), least=self.topics.name(least))
+
+    def random_side(self, context: UserContext, rng: np.random.Generator) -> str:
+        """A statement about two topics of the context, either one first; empty where it mentions fewer."""
+        found = self._found(context)
+        if len(found) < 2:
+            return ""
+        best, least = rng.permutation(len(found))[:2]
+        return self._say(found[best], found[least], rng)
+
+    def of_context(self, context: UserContext) -> str:
+        """What the shown pairs say: the topic chosen most over the one rejected most; empty where nothing is told."""
+        votes: dict[str, int] = {}
+        for pair in context.sorted_pairs():
+            for side, vote in (("chosen", 1), ("rejected", -1)):
+                for topic in self.topics.mentioned(as_text(pair[side])):
+                    votes[topic] = votes.get(topic, 0) + vote
+        rng = np.random.default_rng(stable_hash(f"statement:{self.seed}:{sorted(votes.items())}:{len(context.pairs)}"))
+        order = sorted(votes, key=lambda topic: (votes[topic], topic))
+        if len(order) < 2 or votes[order[0]] == votes[order[-1]]:
+            return ""
+        ties = [t for t in order if votes[t] == votes[order[-1]]], [t for t in order if votes[t] == votes[order[0]]]
+        best, least = (group[int(rng.integers(len(group)))] for group in ties)
+        return self._say(best, least, rng)
+
+    def _found(self, context: UserContext) -> list[str]:
+        # Sorted texts: the order in which sides are read must not tell which was chosen.
+        texts = sorted(as_text(pair[side]) for pair in context.pairs for side in ("chosen", "rejected"))
+        return sorted({topic for text in texts for topic in self.topics.mentioned(text)})
+
+
+@dataclass
+class TinyStartConfig:
+    """Settings of the start from scratch.
+
+    Args:
+        topics: Topic to the words that name it.
+        seed: Of weights, contexts and sides.
+        steps, batch_size, learning_rate: Of the supervised start.
+        min_context, n_context: Pairs in a context, drawn between the two.
+        hidden_size, layers: Of the summariser.
+        reader_hidden_size, reader_layers: Of the reward model's backbone.
+    """
+
+    topics: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 0
+    steps: int = 200
+    batch_size: int = 24
+    learning_rate: float = 3e-3
+    min_context: int = 1
+    n_context: int = 4
+    hidden_size: int = 96
+    layers: int = 2
+    reader_hidden_size: int = 64
+    reader_layers: int = 2
+
+
+def vocabulary(rows: Iterable[dict[str, Any]], topics: Topics) -> list[str]:
+    """Every text that the two models read or write: the training pairs, the statements, the fixed words."""
+    texts = [as_text(row[key]) for row in rows for key in ("prompt", "chosen", "rejected")]
+    fixed = [PREFER, OVER, ASK, SUMMARY.replace("{text}", "")]
+    said = [t.format(best=topics.name(a), least=topics.name(a)) for t in STATEMENTS for a in topics.words]
+    return list(dict.fromkeys(texts)) + fixed + said + [word for words in topics.words.values() for word in words]
+
+
+def train_start(
+    train: Dataset, output_dir: str | Path, config: TinyStartConfig, text_config: Any
+) -> tuple[Path, Path]:
+    """Trains the summariser's start and makes the reader; returns their folders.
+
+    Args:
+        train: Training pairs.
+        output_dir: Gets `summarizer/` (trained on its language) and `reader/` (random weights, same tokenizer).
+        config: The settings.
+        text_config: The user model's settings, which say how a context is shown.
+    """
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    output_dir = Path(output_dir)
+    statements = TopicStatements(config.topics, config.seed)
+    tokenizer = tiny_tokenizer(vocabulary(train, statements.topics), prose=True)
+    model = tiny_policy(tokenizer, seed=config.seed, hidden_size=config.hidden_size, layers=config.layers)
+    reader = tiny_policy(
+        tokenizer, seed=config.seed + 1, hidden_size=config.reader_hidden_size, layers=config.reader_layers
+    ).model
+    data = _examples(train, tokenizer, statements, config, text_config)
+
+    def collate(rows: Sequence[list[int]]) -> dict[str, Any]:
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
+        mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=20,
+        weight_decay=0.01,
+        logging_steps=100,
+        save_strategy="no",
+        report_to="none",
+        seed=config.seed,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate).train()
+    folders = output_dir / "summarizer", output_dir / "reader"
+    for folder, part in zip(folders, (model, reader)):
+        part.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folders
+
+
+def _examples(train, tokenizer, statements: TopicStatements, config: TinyStartConfig, text_config) -> list[list[int]]:
+    """Contexts of training users with a statement of random side, as tokens; one for each example that is seen."""
+    history = UserHistory({"train": train.select_columns(["user_id", "pair_id", "item_ids"])})
+    rows = train.to_list()
+    users, first = np.unique(history.user, return_index=True)
+    out: list[list[int]] = []
+    number = 0
+    while len(out) < config.steps * config.batch_size:
+        rng = np.random.default_rng(stable_hash(f"start:{config.seed}:{number}"))
+        number += 1
+        pool = history.pool(int(first[int(rng.integers(len(users)))]))
+        k = int(rng.integers(config.min_context, config.n_context + 1))
+        picked = pool[np.argsort(mix(history.pair_key[pool], int(rng.integers(1 << 62))), kind="stable")][:k]
+        context = UserContext([rows[i] for i in picked])
+        said = statements.random_side(context, rng)
+        if not said:
+            if number > 100 and not out:
+                raise ConfigError("`topics`: no context mentions two of them. Give the words that the data uses.")
+            continue
+        chat = [*request(context_messages(context, text_config)), {"role": "assistant", "content": said}]
+        out.append(list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]))
+    return out

@@ -1,0 +1,479 @@
+"""`SummarizerTrainer`: a summariser learns to write what a reward model learns to read."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint, set_seed
+from trl import GRPOTrainer
+
+from ..data.history import mix, stable_hash
+from ..errors import ConfigError
+from ..features.rendering import neutralize_special_tokens
+from ..metrics import user_mean
+from ..modeling import PersonalizedRewardModel
+from ..user_models import bradley_terry_loss
+from ..user_models.text import UserContext, context_messages
+from ..user_models.text.base import first_words, summary_prefix
+from ..user_models.text.extract import take
+from ..user_models.text.plus import clean, request, request_ids
+from .summarizer_config import SummarizerConfig
+from .summarizer_state import ReplayBuffer, load_pair_state, save_pair, save_pair_state
+from .text_data import TextPairData
+
+
+class _FromCheckpoint(TrainerCallback):
+    """GRPO counts its micro-steps from 0 after a resume, which would shift its generation boundaries."""
+
+    def __init__(self, trainer: SummarizerTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._step = state.global_step * args.gradient_accumulation_steps
+
+
+class SummarizerTrainer(GRPOTrainer):
+    """Trains a summariser and the reward model that reads its summaries, both at the same time.
+
+    A step draws, for each of a batch of users, a context and `n_targets` other pairs of the user that share no item with
+    it. The summariser writes a group of summaries z of the context; each earns log sigma(r(x, y+ | z) - r(x, y- | z)),
+    averaged over the targets, and GRPO updates the summariser. The reward model is then updated on the same summaries by
+    Bradley-Terry, on recent ones (`replay_share`) and on texts drawn from the context (`anchor_share`).
+
+    Contexts, targets and replays are functions of the seed, the step and the user, so that a resumed run equals the
+    uninterrupted one. Sharded training (FSDP, ZeRO) of two models is refused.
+
+    Example:
+
+    ```python
+    >>> trainer = SummarizerTrainer(
+    ...     model="Qwen/Qwen2.5-3B-Instruct",
+    ...     reward_model="Qwen/Qwen2.5-0.5B-Instruct",
+    ...     args=SummarizerConfig("runs/plus", learning_rate=5e-7, reward_learning_rate=9e-6),
+    ...     train_dataset=data["train"],
+    ...     eval_dataset=data["validation"],
+    ... )
+    >>> trainer.train()
+    ```
+
+    References:
+        - Nam et al. 2025, https://arxiv.org/abs/2507.13579; GRPO in place of its PPO.
+
+    Args:
+        model: The summariser: id, folder or causal language model.
+        reward_model: Id or folder of a backbone or of a saved [`PersonalizedRewardModel`], or such a model with a
+            `plus` user model.
+        args: [`SummarizerConfig`].
+        train_dataset, eval_dataset: Pairs as in [`PersonalizedRewardTrainer`]; choices are made on `eval_dataset`, whose
+            users should be others.
+        processing_class: The summariser's tokenizer.
+        users: Rows of the `users` config, where `source` is not `pairs`.
+        warmup_text: What the reward model first learns to read: context to text. By default a statement about
+            `args.topics`, or sentences of the context.
+        **kwargs: Passed to `GRPOTrainer` (`peft_config`, `callbacks` ...).
+
+    Raises:
+        ConfigError: Settings that do not fit each other, or users with too few pairs.
+        DataError: A dataset that does not keep the contract.
+    """
+
+    _tag_names = ["trl", "grpo", "pluralrlhf"]
+    _name = "Summarizer"
+
+    def __init__(
+        self,
+        model: Any,
+        reward_model: Any,
+        args: SummarizerConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: Any = None,
+        users: Any = None,
+        warmup_text: Callable[[UserContext], str] | None = None,
+        **kwargs: Any,
+    ):
+        args = args or SummarizerConfig("summarizer")
+        if train_dataset is None:
+            raise ConfigError("`train_dataset` is required.")
+        if isinstance(model, str) and processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(model, padding_side="left")
+        if processing_class is None:
+            raise ConfigError("`processing_class` is required with a `model` given as an object: its tokenizer.")
+
+        # Models
+        set_seed(args.seed)
+        self.reader = _reward_model(reward_model, args)
+        head = self.reader.user_model
+        head.attach(None, processing_class)
+        if args.beta and isinstance(model, PreTrainedModel) and not model.config._name_or_path:
+            start = Path(args.output_dir) / "start" / "summarizer"
+            model.save_pretrained(start)
+            model.config._name_or_path = str(start)
+
+        # Data
+        self.pairs = TextPairData(self.reader, users=users)
+        self._train_rows = self.pairs.add("train", train_dataset)
+        self._eval_rows = None if eval_dataset is None else self.pairs.add("validation", eval_dataset)
+        if warmup_text is None:
+            warmup_text = _warmup_text(args)
+        self.warmup_text = warmup_text
+        self._train_users = self._eligible(self._train_rows, args, "train_dataset")
+        self._eval_users = {} if eval_dataset is None else self._eligible(self._eval_rows, args, "eval_dataset")
+        placeholder = [{"role": "user", "content": "?"}]
+        rows = Dataset.from_dict({"prompt": [placeholder] * len(self._train_users), "user": list(self._train_users)})
+
+        super().__init__(
+            model,
+            [self.prediction_reward, *([self.length_reward] if args.length_target else [])],
+            args,
+            train_dataset=rows,
+            eval_dataset=None if eval_dataset is None else rows.select([0]),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self._refuse_sharding()
+        self.reader.to(self.accelerator.device)
+        head.attach(self.accelerator.unwrap_model(self.model), processing_class)
+        self.reader_optimizer = torch.optim.AdamW(
+            [p for p in self.reader.parameters() if p.requires_grad],
+            lr=args.reward_learning_rate,
+            weight_decay=args.reward_weight_decay,
+        )
+        self.frozen_reader: PersonalizedRewardModel | None = None
+        self.replay = ReplayBuffer(args.replay_size)
+        self.best_accuracy: float | None = None
+        self.add_callback(_FromCheckpoint(self))
+
+    def _refuse_sharding(self) -> None:
+        kind = str(self.accelerator.distributed_type)
+        if "FSDP" in kind or "DEEPSPEED" in kind or "MEGATRON" in kind:
+            raise ConfigError(
+                f"accelerate is set to {kind}, which cannot shard two models that train at once. Use DDP."
+            )
+
+    # Contexts and targets
+
+    def _eligible(self, rows: np.ndarray, args: SummarizerConfig, name: str) -> dict[int, int]:
+        """User code -> a row of theirs, for users with a context of the smallest size and a pair left."""
+        history = self.pairs.history
+        users, first = np.unique(history.user[rows], return_index=True)
+        sizes = history.pool_size(rows[first])
+        # From the `users` config no pair is needed for context but the one that tells whose it is.
+        found = {int(u): int(rows[f]) for u, f, n in zip(users, first, sizes) if n > args.min_context}
+        if not found:
+            raise ConfigError(
+                f"`{name}`: no user has more than `min_context` ({args.min_context}) pairs. Lower `min_context`, or "
+                "build the data with more pairs a user."
+            )
+        return found
+
+    def draw(self, user_row: int, salt: str, k: int, n_targets: int) -> tuple[np.ndarray, np.ndarray]:
+        """A context of up to `k` pairs and up to `n_targets` others of the same user that share no item with it."""
+        history = self.pairs.history
+        pool = history.pool(user_row)
+        pool = pool[np.argsort(mix(history.pair_key[pool], stable_hash(salt)), kind="stable")]
+        context, targets = pool[:k], pool[:0]
+        while len(context) and not len(targets):
+            rest = pool[len(context) :]
+            targets = rest[~history.conflicts(rest, context).any(1)][:n_targets]
+            context = context if len(targets) else context[:-1]
+        return context, targets
+
+    def _draw_training(self, user: int, salt: str) -> tuple[np.ndarray, np.ndarray]:
+        args = self.args
+        span = args.n_context - args.min_context + 1
+        k = args.min_context + stable_hash(f"{salt}:n_context:{user}") % span
+        return self.draw(self._train_users[user], f"{salt}:{user}", k, args.n_targets)
+
+    def _context(self, rows: np.ndarray) -> UserContext:
+        return self.pairs.user_contexts(np.asarray(rows)[None])[0]
+
+    def _chat(self, context: UserContext) -> list[dict[str, str]]:
+        """The summariser's messages; pairs that do not fit into `max_context_tokens` are left out."""
+        config, limit = self.reader.user_model.config, self.args.max_context_tokens
+        chat = context_messages(context, config)
+        pairs = context.sorted_pairs()
+        while limit and len(pairs) > 1 and len(request_ids(self.processing_class, chat)) > limit:
+            pairs = pairs[:-1]
+            chat = context_messages(UserContext(pairs, context.user), config)
+        return chat
+
+    def _generate_and_score_completions(self, inputs):
+        # Under the step's number alone: every process draws the same for a group that is spread over several.
+        salt = f"summarizer:{self.args.seed}:{self.state.global_step}"
+        drawn: dict[int, dict[str, Any]] = {}
+        for row in inputs:
+            if row["user"] not in drawn:
+                context, targets = self._draw_training(row["user"], salt)
+                shown = self._context(context)
+                chat = request(self._chat(shown))
+                clean_chat = [
+                    {**m, "content": neutralize_special_tokens(m["content"], self.processing_class)} for m in chat
+                ]
+                drawn[row["user"]] = {"prompt": clean_chat, "targets": targets.tolist(), "shown": shown}
+        self._drawn = [drawn[row["user"]] for row in inputs]
+        rows = [
+            {"prompt": d["prompt"], "user": row["user"], "targets": d["targets"]}
+            for row, d in zip(inputs, self._drawn)
+        ]
+        output = super()._generate_and_score_completions(rows)
+        if self.args.method != "plus_frozen_rm":
+            self._learn_to_read()
+        self._drawn = self._texts = None
+        return output
+
+    # The summariser's reward
+
+    def _summary(self, completion: Any) -> str:
+        text = completion if isinstance(completion, str) else completion[0]["content"]
+        return first_words(clean(text), self.reader.user_model.config.max_words)
+
+    def prediction_reward(self, prompts, completions, targets, **kwargs) -> list[float]:
+        """Mean over the targets of log sigma(r+ - r-) under each summary."""
+        self._texts = [self._summary(completion) for completion in completions]
+        rewards = self._log_likelihood(self.reader, self._texts, targets)
+        weight = self.args.frozen_reader_weight
+        if weight and self.frozen_reader is not None:
+            frozen = self._log_likelihood(self.frozen_reader, self._texts, targets)
+            rewards = (1 - weight) * rewards + weight * frozen
+        words = [len(text.split()) for text in self._texts]
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode]["summaries/words"].append(float(np.mean(words)))
+        self._metrics[mode]["summaries/distinct"].append(len(set(self._texts)) / len(self._texts))
+        return rewards.tolist()
+
+    def length_reward(self, prompts, completions, **kwargs) -> list[float]:
+        """Minus `length_penalty` for each `length_target` words too many."""
+        target = self.args.length_target
+        words = [len(self._summary(completion).split()) for completion in completions]
+        return [-self.args.length_penalty * max(0, n - target) / target for n in words]
+
+    def _log_likelihood(self, reader, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> np.ndarray:
+        """(n,) mean log-likelihood of each text's target pairs."""
+        owner = np.repeat(np.arange(len(texts)), [len(rows) for rows in targets])
+        margins = self.margins(np.concatenate([np.asarray(r) for r in targets]), [texts[i] for i in owner], reader)
+        values = -np.logaddexp(0, -margins)
+        return np.bincount(owner, values, len(texts)) / np.bincount(owner, minlength=len(texts))
+
+    @torch.no_grad()
+    def margins(self, rows: np.ndarray, texts: Sequence[str], reader: Any = None) -> np.ndarray:
+        """(n,) r(x, y+ | z) - r(x, y- | z) of pairs under one text each."""
+        reader = reader or self.reader
+        training = reader.training
+        reader.eval()
+        size, out = self.args.reward_batch_size, []
+        for start in range(0, len(rows), size):
+            batch = self._reader_batch(rows[start : start + size], texts[start : start + size])
+            chosen, rejected = reader(**batch).logits.squeeze(-1).float().chunk(2)
+            out.append((chosen - rejected).cpu().numpy())
+        reader.train(training)
+        return np.concatenate(out).astype(np.float64)
+
+    def _reader_batch(self, rows: Sequence[int], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        batch = self.pairs.prefixed(np.asarray(rows), [summary_prefix(text) for text in texts])
+        return {key: value.to(self.accelerator.device) for key, value in batch.items()}
+
+    # The reward model's learning
+
+    def _learn_to_read(self) -> None:
+        """Updates the reward model on the step's summaries, recent ones and texts drawn from the shown contexts."""
+        args, step, rank = self.args, self.state.global_step, self.accelerator.process_index
+        fresh = [(text, drawn["targets"]) for text, drawn in zip(self._texts, self._drawn)]
+        for update in range(args.reward_updates_per_step):
+            rng = np.random.default_rng(stable_hash(f"replay:{args.seed}:{step}:{rank}:{update}"))
+            old = self.replay.sample(round(args.replay_share * len(fresh)), rng)
+            picked = rng.permutation(len(fresh))[: round(args.anchor_share * len(fresh))]
+            anchors = [(self.warmup_text(self._drawn[i]["shown"]), self._drawn[i]["targets"]) for i in picked]
+            loss, accuracy = self._update_reader([*fresh, *old, *anchors], len(fresh))
+        if args.reward_updates_per_step:
+            self._metrics["train"]["reader/loss"].append(loss)
+            self._metrics["train"]["reader/accuracy"].append(accuracy)
+        self.replay.extend(fresh)
+
+    def _update_reader(self, examples: Sequence[tuple[str, Sequence[int]]], n_fresh: int) -> tuple[float, float]:
+        """One Bradley-Terry update on (text, target rows); returns the loss and the accuracy on the first `n_fresh`."""
+        rows = np.concatenate([np.asarray(targets) for _, targets in examples])
+        texts = [text for text, targets in examples for _ in targets]
+        n_first = sum(len(targets) for _, targets in examples[:n_fresh])
+        self.reader.train()
+        self.reader_optimizer.zero_grad()
+        total, right, size = 0.0, 0.0, self.args.reward_batch_size * 4
+        for start in range(0, len(rows), size):
+            batch = self._reader_batch(rows[start : start + size], texts[start : start + size])
+            chosen, rejected = self.reader(**batch).logits.squeeze(-1).chunk(2)
+            loss = bradley_terry_loss(chosen, rejected).sum() / len(rows)
+            loss.backward()
+            total += loss.item()
+            correct = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+            right += correct[: max(0, n_first - start)].sum().item()
+        self._average_gradients()
+        torch.nn.utils.clip_grad_norm_(self.reader.parameters(), self.args.max_grad_norm or 1.0)
+        self.reader_optimizer.step()
+        self.reader.eval()
+        return total, right / max(1, n_first)
+
+    def _average_gradients(self) -> None:
+        if self.accelerator.num_processes > 1:
+            for parameter in self.reader.parameters():
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+
+    def warm_up(self) -> None:
+        """The reward model's first updates, on texts drawn from shown contexts: it learns what words can mean."""
+        args, users = self.args, list(self._train_users)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        for step in range(args.warmup_reward_steps):
+            rng = np.random.default_rng(stable_hash(f"warmup:{args.seed}:{step}"))
+            chosen = rng.permutation(len(users))[: args.warmup_batch_size][rank::world]
+            examples = []
+            for user in (users[i] for i in chosen):
+                context, targets = self._draw_training(user, f"warmup:{args.seed}:{step}")
+                examples.append((self.warmup_text(self._context(context)), targets.tolist()))
+            self._update_reader(examples, len(examples))
+        self._keep_reader()
+
+    def _keep_reader(self) -> None:
+        if self.args.frozen_reader_weight:
+            encoder, tokenizer = self.reader.user_model._summarizer[:], self.reader._tokenizer
+            self.reader.user_model._summarizer.clear()
+            self.frozen_reader = copy.deepcopy(self.reader).requires_grad_(False).eval()
+            self.reader.user_model._summarizer[:], self.reader._tokenizer = encoder, tokenizer
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+        if resume_from_checkpoint:
+            load_pair_state(self, Path(resume_from_checkpoint))
+        else:
+            self._broadcast()
+            self.warm_up()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _broadcast(self) -> None:
+        if self.accelerator.num_processes > 1:
+            for tensor in [*self.reader.parameters(), *self.reader.buffers()]:
+                torch.distributed.broadcast(tensor.data, 0)
+
+    @property
+    def summarizer_is_frozen(self) -> bool:
+        """Whether the summariser no longer learns."""
+        after = 0 if self.args.method == "plus_untrained" else self.args.freeze_summarizer_after
+        return after is not None and self.state.global_step >= after
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        if not self.summarizer_is_frozen:
+            return super().training_step(model, inputs, num_items_in_batch)
+        # No backward pass: with gradients of None the optimiser leaves the weights alone, momentum included.
+        model.train()
+        self._prepare_inputs(inputs)
+        self._step += 1
+        return torch.zeros((), device=self.accelerator.device)
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Accuracy on validation users: one greedy summary a user, pairs outside its context; the best pair is kept."""
+        if not self._eval_users:
+            raise ConfigError("`eval_dataset` is missing: there are no validation users to evaluate on.")
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.validation().items()}
+        self.log(metrics)
+        accuracy = metrics[f"{metric_key_prefix}_accuracy"]
+        if self.args.keep_best and (self.best_accuracy is None or accuracy > self.best_accuracy):
+            self.best_accuracy = accuracy
+            if self.is_world_process_zero():
+                save_pair(self, Path(self.args.output_dir) / "best")
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def validation(self) -> dict[str, float]:
+        """Mean over users of the accuracy with the user's summary, with none, and with another user's."""
+        head, args = self.reader.user_model, self.args
+        head._known.clear()
+        rows, owner, contexts = [], [], []
+        for number, row in enumerate(self._eval_users.values()):
+            context, targets = self.draw(row, f"validation:{number}", args.n_context, args.max_eval_pairs_per_user)
+            contexts.append(self._context(context))
+            rows += targets.tolist()
+            owner += [number] * len(targets)
+        texts, owner, rows = head.texts(contexts), np.array(owner), np.array(rows)
+        head._known.clear()
+        out = {}
+        # An odd stride, so that users who were made in couples do not get their own twin every time.
+        other = np.roll(np.arange(len(texts)), max(1, len(texts) // 2 | 1))
+        readings = {
+            "accuracy": [texts[i] for i in owner],
+            "empty_accuracy": [""] * len(owner),
+            "shuffled_accuracy": [texts[other[i]] for i in owner],
+        }
+        for name, given in readings.items():
+            margins = self.margins(rows, given)
+            out[name] = user_mean((margins > 0) + 0.5 * (margins == 0), owner)
+            if name == "accuracy":
+                out["log_loss"] = user_mean(np.logaddexp(0, -margins), owner)
+        out["summary_words"] = float(np.mean([len(text.split()) for text in texts]))
+        return out
+
+    # Saving
+
+    def _save_checkpoint(self, model, trial):
+        self.args.check_boundary(self.state.global_step, "global_step")
+        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        save_pair_state(self, folder)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if _internal_call:
+            super().save_model(output_dir, _internal_call)
+        elif self.is_world_process_zero():
+            save_pair(self, Path(output_dir or self.args.output_dir), best=self.args.keep_best)
+
+
+def _reward_model(model: Any, args: SummarizerConfig) -> PersonalizedRewardModel:
+    """The reward model that reads summaries, on its own backbone."""
+    if isinstance(model, PersonalizedRewardModel):
+        if not hasattr(model.user_model, "attach"):
+            raise ConfigError(f"`reward_model` has the user model {model.config.user_model!r}; one of plus is needed.")
+        return model
+    if not isinstance(model, str):
+        raise ConfigError("`reward_model` is an id, a folder, or a `PersonalizedRewardModel`.")
+    if AutoConfig.from_pretrained(model).model_type == PersonalizedRewardModel.config_class.model_type:
+        return _reward_model(PersonalizedRewardModel.from_pretrained(model), args)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    settings = {"max_new_tokens": args.max_completion_length, **(args.user_model_kwargs or {})}
+    return PersonalizedRewardModel.from_backbone(
+        model,
+        args.method,
+        settings,
+        tokenizer=tokenizer,
+        pooling="last",
+        max_length=args.reward_max_length,
+        dtype=torch.float32,
+    )
+
+
+def _warmup_text(args: SummarizerConfig) -> Callable[[UserContext], str]:
+    if args.topics:
+        from .summarizer_start import TopicStatements
+
+        return TopicStatements(args.topics, args.seed).of_context
+    settings = args.user_model_kwargs or {}
+    words = settings.get("max_words", 50) if isinstance(settings, dict) else 50
+
+    def sentences_of(context: UserContext) -> str:
+        from ..user_models.text.base import as_text
+
+        return take([as_text(pair["chosen"]) for pair in context.sorted_pairs()], words)
+
+    return sentences_of

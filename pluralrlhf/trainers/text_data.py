@@ -1,0 +1,148 @@
+"""Batches for text-route user models: a user's text is part of what the reward model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, DataError
+from ..features.prefix import PrefixTokenizer
+from ..user_models.text import UserContext
+from .pair_data import SIDES, PairData
+
+PairRow = dict[str, Any]
+
+
+def pair_data(model: Any, *args: Any, users: Any = None, **kwargs: Any) -> PairData:
+    """[`PairData`] of the route that the model's user model takes."""
+    if model.user_model.route == "text":
+        return TextPairData(model, *args, users=users, **kwargs)
+    return PairData(model, *args, **kwargs)
+
+
+class TextPairData(PairData):
+    """[`PairData`] whose contexts become texts.
+
+    With `reader: prefix` the messages about the user stand in front of prompt and response, and there are no context
+    tensors; with `reader: embedding` the text's frozen features are the one context pair of each row.
+
+    Args:
+        users: Rows of the `users` config, for methods that read it; others never see it.
+    """
+
+    def __init__(self, model: Any, *args: Any, users: Any = None, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        head = model.user_model
+        wanted = "embedding" if self.frozen else "prefix"
+        if head.config.reader != wanted:
+            kind = "a frozen encoder" if self.frozen else "a backbone"
+            raise ConfigError(
+                f"`reader` of `{head.name}` is {head.config.reader!r}, but the model has {kind}: set "
+                f'`user_model_kwargs: {{"reader": "{wanted}"}}`.'
+            )
+        self.users: dict[str, Any] = {}
+        if head.reads_users:
+            if users is None:
+                raise ConfigError(
+                    f"`{head.name}` with `source: {head.config.source}` reads the `users` config: pass `users`."
+                )
+            self.users = {row["user_id"]: row for row in users}
+        if hasattr(head, "load") and not head._summarizer:
+            head.load(model.config.name_or_path or None)
+        self._tokenizer = None if self.frozen else PrefixTokenizer(model.tokenizer)
+        self._rows: dict[int, PairRow] = {}
+        self._texts_cut = 0
+
+    def row(self, number: int) -> PairRow:
+        """The texts of a global row."""
+        number = int(number)
+        if number not in self._rows:
+            for name, (low, high) in self.history.splits.items():
+                if low <= number < high:
+                    row = self.splits[name][number - low]
+                    self._rows[number] = {key: row[key] for key in ("prompt", *SIDES, "pair_id", "user_id")}
+                    break
+            else:
+                raise DataError(f"no row {number}", "Add the split first.")
+        return self._rows[number]
+
+    def user_contexts(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> list[UserContext]:
+        """What may be read of each row's user: (B, K) context rows, -1 where there is none, to B contexts."""
+        flip = np.zeros(context_rows.shape, bool) if flip is None else flip
+        known: dict[tuple, UserContext] = {}
+        out = []
+        for rows, flipped in zip(context_rows, flip):
+            shown = rows >= 0
+            key = tuple(sorted(zip(rows[shown].tolist(), flipped[shown].tolist())))
+            if key not in known:
+                pairs = [self._pair(row, turned) for row, turned in key]
+                # The owner of the context, not of the target: a control that shows another user's context must
+                # bring that user's profile as well.
+                owner = self.users.get(self.row(key[0][0])["user_id"]) if key and self.users else None
+                known[key] = UserContext(pairs, owner)
+            out.append(known[key])
+        return out
+
+    def _pair(self, row: int, turned: bool) -> PairRow:
+        pair = self.row(row)
+        if turned:
+            pair = {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]}
+        return pair
+
+    def texts(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> list[str]:
+        """The user's text of each row."""
+        return self._once(self.model.user_model.texts, self.user_contexts(context_rows, flip))
+
+    def _once(self, function, contexts: Sequence[UserContext]) -> list:
+        distinct = {id(context): context for context in contexts}
+        values = dict(zip(distinct, function(list(distinct.values()))))
+        return [values[id(context)] for context in contexts]
+
+    def batch(self, rows: np.ndarray, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
+        contexts = self.user_contexts(context_rows, flip)
+        if self.frozen:
+            return self.targets(rows) | self._text_features(self._once(self.model.user_model.texts, contexts))
+        return self.prefixed(rows, self._once(self.model.user_model.prefixes, contexts))
+
+    def prefixed(self, rows: np.ndarray, prefixes: Sequence[list[dict[str, str]]]) -> dict[str, Tensor]:
+        """Targets (B,) with the messages about each row's user in front, as padded tokens."""
+        limit = self.model.config.max_length
+        sides: list[list[np.ndarray]] = [[], []]
+        for row, prefix in zip(np.asarray(rows).tolist(), prefixes):
+            texts = self.row(row) if prefix and not self._tokenizer.joins else None
+            for side, tokens in enumerate(self._tokens):
+                response = texts[SIDES[side]] if texts else None
+                prompt = texts["prompt"] if texts else None
+                ids, cut = self._tokenizer.ids(prefix, prompt, response, limit, tokens[row])
+                self._texts_cut += cut
+                sides[side].append(np.asarray(ids))
+        width = max(len(ids) for ids in sides[0] + sides[1])
+        out = {}
+        for name, sequences in zip(SIDES, sides):
+            out[f"{name}_input_ids"], out[f"{name}_attention_mask"] = self._pad(sequences, width)
+        return out
+
+    def _text_features(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        values = self.embed_texts(list(distinct))
+        index = torch.tensor([distinct[text] for text in texts])[:, None]
+        return {
+            "context_features": torch.stack([values, torch.zeros_like(values)], 1),
+            "context_index": index,
+            "context_mask": torch.tensor([bool(text) for text in texts])[:, None],
+        }
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """(n, d) raw features of users' texts, through the cache, as of a response without a prompt."""
+        parts = [part for text in texts for part in self.model.encoder_texts("", text or " ")]
+        table = self.cache.embed(parts, self.model.encoder, progress=False)
+        return torch.from_numpy(table.gather(np.asarray(table.index)).reshape(len(texts), -1).astype(np.float32))
+
+    def context(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
+        if not self.frozen:
+            return {}
+        return self._text_features(self.texts(context_rows, flip))
