@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 EXAMPLE = """example:
@@ -83,6 +85,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval reward") ->
         seed=args.seed,
         n_replicates=args.n_bootstrap,
         batch_size=args.batch_size,
+        command=shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)]),
     )
     write_outputs(content, Path(args.output_dir), report=not args.no_report)
     return 0

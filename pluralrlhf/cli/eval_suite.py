@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 EXAMPLE = """example:
@@ -63,6 +65,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
     from ..evaluation.suite_spec import load_suite, with_paths
 
     spec = with_paths(load_suite(args.suite, args.seeds), args.path)
-    content = run_suite(spec, args.output_dir, n_replicates=args.n_bootstrap)
+    command = shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)])
+    content = run_suite(spec, args.output_dir, n_replicates=args.n_bootstrap, command=command)
     write_outputs(content, Path(args.output_dir), title=f"Suite: {spec.name}", report=not args.no_report)
     return 0

@@ -24,7 +24,12 @@ from .summary import Dataset, collect, command_line, fold_hash, versions, write_
 
 
 def run_suite(
-    spec: SuiteSpec, output_dir: str | Path, *, n_replicates: int = 1000, progress: bool = True
+    spec: SuiteSpec,
+    output_dir: str | Path,
+    *,
+    n_replicates: int = 1000,
+    progress: bool = True,
+    command: str | None = None,
 ) -> dict[str, Any]:
     """Runs a suite and writes `results.json` and `per_pair.parquet` of the whole.
 
@@ -33,6 +38,7 @@ def run_suite(
         output_dir: Folder of the results; jobs that are done in it are kept.
         n_replicates: Replicates of the bootstrap.
         progress: Print a line a job, with the time left, on stderr.
+        command: What to write down as the command; the process's own by default.
 
     Returns:
         The content of `results.json`.
@@ -47,7 +53,7 @@ def run_suite(
     parts = [Part(spec, dataset, fold, folder, placebo) for dataset, placebo, fold in _plan(spec)]
     _Progress(parts, progress).run()
     datasets = _datasets(spec, parts)
-    content = _results(spec, datasets, n_replicates, folder, time.perf_counter() - start)
+    content = _results(spec, datasets, n_replicates, folder, time.perf_counter() - start, command or command_line())
     _concatenate(folder, datasets)
     return content
 
@@ -156,9 +162,8 @@ def _datasets(spec: SuiteSpec, parts: Sequence[Part]) -> list[Dataset]:
 
 
 def _results(
-    spec: SuiteSpec, datasets: Sequence[Dataset], n_replicates: int, folder: Path, seconds: float
+    spec: SuiteSpec, datasets: Sequence[Dataset], n_replicates: int, folder: Path, seconds: float, command: str
 ) -> dict[str, Any]:
-    command = command_line()
     start = time.perf_counter()
     by_name: dict[str, list[dict[str, Any]]] = {}
     # A placebo's gain is part of the verdicts on the dataset that it was made from.

@@ -13,6 +13,7 @@ from ..data import SPLITS, SplitConfig
 from ..data.sources import Source as DataSource
 from ..data.sources import source_class
 from ..errors import ConfigError
+from ..user_models import build_config, user_model_class
 
 _SUITE_KEYS = (
     "name", "description", "datasets", "methods", "train", "seeds", "n_context", "splits", "controls", "placebo",
@@ -165,8 +166,14 @@ def parse_suite(content: Any, where: str, default_name: str = "suite", seeds: in
     shared = _mapping(content.get("train") or {}, f"{where}: `train`")
     methods = {}
     for name, settings in _mapping(content["methods"], f"{where}: `methods`").items():
-        settings = _mapping(settings or {}, f"{where}: method `{name}`")
-        methods[str(name)] = check_training({**shared, **settings}, f"{where}: method `{name}`")
+        at = f"{where}: method `{name}`"
+        settings = check_training({**shared, **_mapping(settings or {}, at)}, at)
+        user_model, kwargs = settings.get("user_model", "vpl"), settings.get("user_model_kwargs")
+        try:
+            build_config(user_model_class(user_model).config_class, kwargs, user_model)
+        except (ConfigError, TypeError, ValueError) as error:
+            raise ConfigError(f"{at}: {error}") from None
+        methods[str(name)] = settings
     chosen = content.get("seeds", 1) if seeds is None else seeds
     chosen = list(range(chosen)) if isinstance(chosen, int) else chosen
     if not isinstance(chosen, list) or not chosen or not all(isinstance(seed, int) for seed in chosen):

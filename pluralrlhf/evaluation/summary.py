@@ -119,7 +119,7 @@ def _frame(dataset: Dataset, name: str, entry: dict[str, Any], command: str) -> 
         "schema": SCHEMA_VERSION,
         "dataset": dataset.name,
         "method": name,
-        "model": models[0] if len(models) == 1 else models,
+        "model": models[0] if len(models) == 1 else models or None,
         "data": dataset.info.get("data"),
         "data_sha256": dataset.info.get("data_sha256"),
         "seeds": entry["seeds"],
@@ -171,6 +171,7 @@ def _verdicts(results: dict[str, dict], name: str, dataset: Dataset, placebo_gai
                 uses_context=results[name]["uses_context"],
                 ceiling_gain=ceiling.get("gain_over_btl") if name != dataset.ceiling else None,
                 placebo_gain=placebo_gain.get(split, {}).get(k),
+                baseline=dataset.baseline or "btl",
             ),
         }
     return out

