@@ -18,18 +18,18 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-# Weights put every potential's range near one: 1, 1 / log 8 and 1 / log 8; acc and ent pay per turn.
+# Weights put the range of every potential near two (log 8 = 2.1); acc and ent pay per turn.
 ARMS = {
     "end": {"curiosity": "none"},
     "end_phi": {"curiosity": "diff_log_acc", "curiosity_placement": "end"},
     "diff_log_acc": {"curiosity": "diff_log_acc"},
-    "diff_acc": {"curiosity": "diff_acc", "curiosity_weight": 1.0},
+    "diff_acc": {"curiosity": "diff_acc", "curiosity_weight": 2.0},
     "diff_ent": {"curiosity": "diff_ent"},
     "info_gain": {"curiosity": "info_gain"},
-    "acc": {"curiosity": "acc", "curiosity_weight": 0.5},
-    "ent": {"curiosity": "ent", "curiosity_weight": 0.25},
+    "acc": {"curiosity": "acc"},
+    "ent": {"curiosity": "ent", "curiosity_weight": 0.5},
     "diff_log_acc_zero": {"curiosity": "diff_log_acc", "curiosity_terminal_potential": "zero"},
-    "diff_acc_zero": {"curiosity": "diff_acc", "curiosity_weight": 1.0, "curiosity_terminal_potential": "zero"},
+    "diff_acc_zero": {"curiosity": "diff_acc", "curiosity_weight": 2.0, "curiosity_terminal_potential": "zero"},
     "diff_log_acc_shuffled": {"curiosity": "diff_log_acc", "curiosity_shuffle": True},
     "diff_log_acc_learned": {"curiosity": "diff_log_acc"},
     "diff_log_acc_trajectory": {"curiosity": "diff_log_acc", "turn_credit": "trajectory"},
@@ -44,9 +44,9 @@ def main() -> None:
     parser.add_argument("--belief", help="a trained classifier belief (a folder), for the `learned` arm")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--max_steps", type=int, default=300)
-    parser.add_argument("--eval_steps", type=int, default=25)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--beta", type=float, default=0.03)
+    parser.add_argument("--eval_steps", type=int, default=30)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--beta", type=float, default=0.08)
     parser.add_argument("--n_eval", type=int, default=256)
     parser.add_argument("--free", action="store_true", help="the policy chooses when to recommend, at most 10 turns")
     parser.add_argument("--suggestible", type=float, default=0.0, help="how often users give in to leading questions")
@@ -103,7 +103,7 @@ def main() -> None:
         began = time.perf_counter()
         point = {"step": step, "seconds": round(began - clock["start"] - clock["eval"], 2)}
         for split in ("train", "validation", "test"):
-            n = args.n_eval if split != "train" else args.n_eval // 2
+            n = args.n_eval if split == "test" else args.n_eval // 2
             conversations = play(model, tokenizer, world, split, n=n, seed=1, user=user)
             point[split] = summarise(conversations, world, exact)
         curve.append(point)
@@ -139,7 +139,7 @@ def main() -> None:
     for which, state in (("best", best["state"]), ("final", final_state)):
         model.load_state_dict(state)
         result[which] = {
-            split: summarise(play(model, tokenizer, world, split, n=1024, seed=2, user=user), world, exact)
+            split: summarise(play(model, tokenizer, world, split, n=512, seed=2, user=user), world, exact)
             for split in ("train", "test")
         }
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")

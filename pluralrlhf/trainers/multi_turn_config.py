@@ -45,7 +45,7 @@ class MultiTurnGRPOConfig(GRPOConfig):
         default="diff_log_acc",
         metadata={"help": "`diff_acc`, `diff_log_acc`, `diff_ent`, `acc`, `ent`, `info_gain` or `none`."},
     )
-    curiosity_weight: float = field(default=0.5, metadata={"help": "Factor on the intrinsic reward."})
+    curiosity_weight: float = field(default=1.0, metadata={"help": "Factor on the intrinsic reward."})
     curiosity_terminal_potential: str = field(default="keep", metadata={"help": "`keep` or `zero`."})
     curiosity_placement: str = field(default="turn", metadata={"help": "`turn`, or `end` for phi(b_T) at the end."})
     curiosity_floor: float = field(default=1e-3, metadata={"help": "Smallest probability inside a logarithm."})
@@ -69,7 +69,7 @@ class MultiTurnGRPOConfig(GRPOConfig):
             )
         generate_every = self.steps_per_generation * self.num_iterations
         micro_steps = self.save_steps * self.gradient_accumulation_steps
-        if str(self.save_strategy).endswith("steps") and self.save_steps >= 1 and micro_steps % generate_every:
+        if self.save_strategy == "steps" and self.save_steps >= 1 and micro_steps % generate_every:
             raise ConfigError(
                 f"`save_steps` ({self.save_steps}) does not fall on a boundary between generations (every "
                 f"{generate_every} micro-steps), so that resuming could not be exact. Use a multiple."
