@@ -22,7 +22,7 @@ class Progress:
 
     def __init__(self, what: str, fraction: Callable[[], float | None], shown: bool = True):
         self.what, self.fraction, self.shown = what, fraction, shown
-        self.count = 0
+        self.count = self.ticks = 0
         self.start = self.said = time.monotonic()
         self.bar: Any = None
 
@@ -49,6 +49,12 @@ class Progress:
     def step(self, n: int = 1) -> None:
         before, self.count = self.count, self.count + n
         if self.shown and before // _CHECK_EVERY != self.count // _CHECK_EVERY:
+            self._show()
+
+    def tick(self) -> None:
+        """Something was read that is not counted."""
+        self.ticks += 1
+        if self.shown and self.ticks % _CHECK_EVERY == 0:
             self._show()
 
     def _show(self) -> None:

@@ -138,6 +138,9 @@ class _Build:
     partition: dict[str, str] = field(default_factory=dict)
     valid: Counter = field(default_factory=Counter)  # user -> valid pairs, before any is lost to the splits
     first: dict[str, tuple] = field(default_factory=dict)  # user -> (file, row) of the user's only pair so far
+    lost: dict[str, tuple] = field(
+        default_factory=dict
+    )  # user -> (reason, row) of an only pair that no split can hold
     start: dict[str, Any] = field(default_factory=dict)  # where the first valid row came from
     seen: set[int] = field(default_factory=set)
     writers: dict[str, ShardWriter] = field(default_factory=dict)
@@ -148,6 +151,7 @@ class _Build:
 
         self.source.split = self.splits
         with Progress("pairs", self.source.progress, shown=progress) as bar:
+            self.source.tick = bar.tick
             for row in self.source.rows():
                 self.read += 1
                 bar.step()
@@ -190,7 +194,7 @@ class _Build:
                 "users_without_pairs": without_pairs,
                 "splits": counts,
             },
-            "dropped": dict(sorted((self.dropped + Counter(self.source.dropped)).items())),
+            "dropped": dict(sorted((+self.dropped + Counter(self.source.dropped)).items())),
             "skipped_invalid": dict(sorted(self.skipped.items())),
         }
         extra = {key: described[key] for key in ("licence", "attribution") if described.get(key)}
@@ -221,6 +225,7 @@ class _Build:
             self.partition[user] = self.splits.user_partition(row.get("_split_key", user))
         else:
             self.first.pop(user, None)
+            self.lost.pop(user, None)
         split, reason = self.splits.assign(
             row.get("_split_key", user),
             clean["item_ids"],
@@ -229,6 +234,8 @@ class _Build:
         )
         if split is None:
             self.dropped[reason] += 1
+            if user in self.first:
+                self.lost[user] = (reason, clean)
             return
         if split not in self.writers:
             from .schema import pairs_schema
@@ -259,6 +266,10 @@ class _Build:
             return {user for user, count in self.valid.items() if count < self.min_pairs}
         if self.first and not self.skip_invalid:
             raise self.no_history(next(iter(self.first)))
+        # That a user has no history says more than that no split could hold the pair.
+        for user, (reason, row) in self.lost.items():
+            self.dropped[reason] -= 1
+            self.skip(self.no_history(user), row)
         return set(self.first)
 
     def no_history(self, user: str) -> RowError:

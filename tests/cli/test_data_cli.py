@@ -184,3 +184,10 @@ def test_long_builds_say_how_far_they_are(tmp_path, votes, monkeypatch, capfd):
     assert run("build", "table", "--path", votes, *FLAGS[:-1], "--out", tmp_path / "data") == 0
     lines = capfd.readouterr().err.splitlines()
     assert any("pairs in" in line and "left" in line and "%" in line for line in lines)
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text(
+        "user_id,prompt,response,rating\n" + "".join(f"u{n % 30},Q{n % 7},R{n},{n // 30 % 5}\n" for n in range(600))
+    )
+    assert run("build", "table", "--path", ratings, "--out", tmp_path / "rated") == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("0 pairs in") and "%" in lines[0], "also while ratings are read"

@@ -301,25 +301,28 @@ def test_one_pair(tmp_path, capfd):
     check_message(capfd, "no pair is left (user_without_history 1)")
 
 
-def test_a_user_without_history(tmp_path, capfd):
-    path = write(tmp_path / "votes.jsonl", jsonl([*GOOD, row(user_id="once")]))
+@pytest.mark.parametrize("user", ["once-only", "once"], ids=["training", "validation, on an item that is unseen"])
+def test_a_user_without_history(user, tmp_path, capfd):
+    path = write(tmp_path / "votes.jsonl", jsonl([*GOOD, row(user_id=user)]))
     assert build(tmp_path, path=path)[0] == 2
     check_message(capfd, f"{path}, row {len(GOOD) + 1}, column `user_id`", "1 of 21 users", "--min_pairs_per_user 2")
 
     status, folder = build(tmp_path, "--skip_invalid", path=path)
-    assert status == 0 and json.loads((folder / "build.json").read_text())["skipped_invalid"] == {
-        "user_without_history": 1
-    }
+    found = json.loads((folder / "build.json").read_text())
+    assert status == 0 and found["skipped_invalid"] == {"user_without_history": 1}
+    assert found["counts"]["pairs"] + sum(found["dropped"].values()) == len(GOOD)
     skipped = json.loads((folder / "skipped.jsonl").read_text())
-    assert skipped["row"] == len(GOOD) + 1 and skipped["raw"]["user_id"] == "once"
+    assert skipped["row"] == len(GOOD) + 1 and skipped["raw"]["user_id"] == user
 
-    status, folder = build(tmp_path, "--min_pairs_per_user", "2", path=path, out="dropped")
-    build_json = json.loads((folder / "build.json").read_text())
-    assert build_json["dropped"]["user_below_min_pairs"] == 1 and build_json["counts"]["users_below_min_pairs"] == 1
-    assert "once" not in {r["user_id"] for r in read(folder)}
 
-    status, folder = build(tmp_path, "--min_pairs_per_user", "1", path=path, out="kept")
-    assert "once" in {r["user_id"] for r in read(folder)}
+def test_how_few_pairs_are_enough_can_be_said(tmp_path):
+    path = write(tmp_path / "votes.jsonl", jsonl([*GOOD, row(user_id="once-only")]))
+    _, folder = build(tmp_path, "--min_pairs_per_user", "2", path=path, out="dropped")
+    found = json.loads((folder / "build.json").read_text())
+    assert found["dropped"]["user_below_min_pairs"] == 1 and found["counts"]["users_below_min_pairs"] == 1
+    assert "once-only" not in {r["user_id"] for r in read(folder)}
+    _, folder = build(tmp_path, "--min_pairs_per_user", "1", path=path, out="kept")
+    assert "once-only" in {r["user_id"] for r in read(folder)}
 
 
 def test_folders(tmp_path, capfd):
@@ -333,6 +336,8 @@ def test_folders(tmp_path, capfd):
     assert build(tmp_path, "--format", "csv", path=tmp_path / "mixed")[0] == 0
     assert build(tmp_path, path=tmp_path / "absent", out="other")[0] == 2
     check_message(capfd, "no such file or folder")
+    assert build(tmp_path, path=tmp_path / "out", out="other")[0] == 2
+    check_message(capfd, "a dataset folder already")
 
 
 @pytest.mark.parametrize(

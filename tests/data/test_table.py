@@ -360,6 +360,15 @@ def test_items(tmp_path):
     }
 
 
+def test_items_are_the_same_in_any_spelling(tmp_path):
+    table = [{**GOOD[0], "prompt": prompt} for prompt in ("What is it?", " what  is\nIT?")]
+    (a,), (b,) = (p["item_ids"] for p in pairs_of(write(tmp_path / "t.jsonl", jsonl(table))))
+    assert a == b
+    ratings = [{**r, "prompt": r["prompt"].lower() + " " * (n % 2)} for n, r in enumerate(RATINGS)]
+    found = pairs_of(write(tmp_path / "r.jsonl", jsonl(ratings + RATINGS)))
+    assert len({i for p in found for i in p["item_ids"]}) == 5
+
+
 def test_pair_ids_do_not_depend_on_order_and_repeats_get_their_own(tmp_path):
     found = pairs_of(write(tmp_path / "a.jsonl", jsonl(GOOD)))
     ids = {j: p["pair_id"] for p, j in zip(found, judged(found))}

@@ -265,6 +265,7 @@ class Breaks(Given):
 def test_a_kill_leaves_nothing_and_the_next_build_works(tmp_path):
     script = f"""
         import os, signal, sys
+        sys.argv = ['pluralrlhf']  # as the command line does: no torch
         sys.path[:0] = {sys.path!r}
         from test_writer import Given, PAIRS, make
         from pathlib import Path

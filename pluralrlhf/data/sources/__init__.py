@@ -96,6 +96,12 @@ class Source:
         """
         raise NotImplementedError
 
+    def tick(self) -> None:
+        """A source that reads long before it yields a row calls this now and then, so that progress is shown.
+
+        The writer puts its own function here.
+        """
+
     def progress(self) -> float | None:
         """The fraction of the input that `rows()` has read so far, or None where that is unknown."""
         return None

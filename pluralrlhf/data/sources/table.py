@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ...errors import ConfigError, DataError
 from .. import placebo
@@ -14,6 +14,9 @@ from . import Source
 from .table_files import TableReader
 from .table_map import Choices, Columns, RatingScale, check_mapping, lookup
 from .table_rows import RowReader
+
+if TYPE_CHECKING:
+    from .table_ratings import Ratings
 
 _PEEK = 10_000  # rows looked at to find out whether choices count from 0 or 1
 DEFAULT_PROMPT = "Write something that I would rate highly."
@@ -135,6 +138,7 @@ class Table(Source):
         self.columns = Columns(self.map, self.items, self.default_prompt)
         self.row_reader: RowReader | None = None
         self._passes = 0
+        self._ratings: Ratings | None = None
 
     @property
     def label(self) -> str:
@@ -187,8 +191,11 @@ class Table(Source):
 
     def progress(self) -> float | None:
         share = self.reader.fraction()
-        passes = 2 if self.placebo and self.columns.layout != "ratings" else 1
-        return None if share is None else min((max(self._passes - 1, 0) + share) / passes, 1.0)
+        if share is None:
+            return None
+        if self.columns.layout == "ratings":  # reading, then making pairs
+            return (share + (self._ratings.share_paired if self._ratings else 0.0)) / 2
+        return min((max(self._passes - 1, 0) + share) / (2 if self.placebo else 1), 1.0)
 
     @property
     def _standalone(self) -> bool:
@@ -208,6 +215,7 @@ class Table(Source):
         """Records of the table; the first good row settles which column is what."""
         table = self.reader.format in ("csv", "tsv", "parquet") and not self.reader.hub
         for file, number, row in self.reader:
+            self.tick()
             if not self.columns.layout and not isinstance(row, RowError):
                 try:
                     self.columns.resolve(row)
@@ -298,7 +306,7 @@ class Table(Source):
     def _from_ratings(self, records: Iterator[Record]) -> Iterator[dict[str, Any] | RowError]:
         from .table_ratings import Ratings
 
-        ratings = Ratings(self._items, self.seed)
+        self._ratings = ratings = Ratings(self._items, self.seed)
         for file, number, row in records:
             if isinstance(row, RowError):
                 yield row

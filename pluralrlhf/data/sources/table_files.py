@@ -256,9 +256,7 @@ class TableReader:
             for row in rows:
                 number += 1
                 yield name, number, row
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            if isinstance(error, (DataError, ConfigError)):
-                raise
+        except Exception as error:  # of the network, the Hub, its files, …: always the reader's to fix
             message = str(error).strip().partition("\n")[0][:200]
             raise DataError(
                 f"the dataset cannot be read from the Hub ({type(error).__name__}: {message})",
@@ -286,6 +284,8 @@ def find_files(path: str, format: str | None) -> tuple[list[Path], str | None, b
                 f"`{root.suffix or 'no ending'}` does not tell the format", f"Use {_ACCEPTED}, or --format", file=path
             )
         return [root], found, False
+    if (root / "build.json").is_file():
+        raise DataError("this is a dataset folder already", "Use it as it is: `pluralrlhf data inspect`", file=path)
     if not root.is_dir():
         if _HUB_ID.fullmatch(path) and format_of(root) is None:
             return [], None, True

@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import ConfigError, DataError
 from ..schema import RowError, kind
+from ..splits import hash64
 
 LAYOUTS = {
     "pairs": ("chosen", "rejected"),
@@ -173,6 +174,11 @@ def conversation(value: Any, role: str) -> Any:
             )
             raise RowError("wrong_type", found, f"Give a text, or messages with role and content, {_SKIP}")
     return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def item_key(conversation: Sequence[Mapping[str, Any]]) -> int:
+    """Hash of a conversation that upper case and white space do not change: a leak is one in either spelling."""
+    return hash64(*(" ".join(str(message["content"]).split()).casefold() for message in conversation))
 
 
 def shared_prefix(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from .. import placebo
 from ..schema import messages
 from ..splits import MIXED_ITEMS, hash64
+from .table_map import item_key
 
 if TYPE_CHECKING:
     from ..splits import SplitConfig
@@ -33,7 +34,7 @@ class TextStore:
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the store
         self.number: dict[int, int] = {}
-        self.keys, self.places = array("Q"), array("Q", [0])
+        self.keys, self.item_keys, self.places = array("Q"), array("Q"), array("Q", [0])
         self.get = lru_cache(maxsize=4096)(self._get)
 
     def add(self, conversation: list[dict[str, str]]) -> int:
@@ -45,6 +46,7 @@ class TextStore:
             self.file.seek(self.places[-1])
             self.file.write(data)
             self.keys.append(key)
+            self.item_keys.append(item_key(conversation))
             self.places.append(self.places[-1] + len(data))
         return number
 
@@ -60,6 +62,9 @@ class Ratings:
     Args:
         items: `prompt`, `responses`, or the name of a column whose values `add` is given.
         seed: Seed of the placebo and of the choice of pairs under the cap.
+
+    Attributes:
+        share_paired: The share of users whose pairs `pairs` has given.
     """
 
     def __init__(self, items: str, seed: int = 0):
@@ -71,6 +76,7 @@ class Ratings:
         self.users, self.prompts, self.responses = array("l"), array("l"), array("l")
         self.files, self.rows, self.own_items = array("l"), array("q"), array("l")
         self.ratings = array("d")
+        self.share_paired = 0.0
 
     def add(
         self,
@@ -128,6 +134,7 @@ class Ratings:
         bounds = np.searchsorted(table["user"], np.arange(len(names) + 1))
         for number, user in enumerate(names):
             part = slice(bounds[number], bounds[number + 1])
+            self.share_paired = number / len(names)
             own = {name: values[part] for name, values in table.items()}
             group = own["side"] if across else own["side"] * (len(keys) + 2) + own["prompt"]
             user_key = np.uint64(hash64(self.seed, user))
@@ -186,7 +193,7 @@ class Ratings:
         return np.array(sides, dtype=np.int64)[table["own"]]
 
     def _item(self, number: int) -> str:
-        return item_id(self.items, self.texts.keys[number])
+        return f"{'p' if self.items == 'prompt' else 'r'}-{self.texts.item_keys[number]:016x}"
 
     def _row(self, user: str, winner: dict, loser: dict, default_prompt: str, owned: list) -> dict[str, Any]:
         chosen, rejected = self.texts.get(winner["response"]), self.texts.get(loser["response"])
@@ -213,11 +220,6 @@ class Ratings:
             "chosen": chosen,
             "rejected": rejected,
         }
-
-
-def item_id(items: str, key: int) -> str:
-    """Item id of a prompt or response by the hash of its text."""
-    return f"{'p' if items == 'prompt' else 'r'}-{key:016x}"
 
 
 def candidate_pairs(

@@ -9,7 +9,18 @@ from typing import Any
 
 from ..schema import RowError, check_messages, clean_id, messages
 from ..splits import hash64
-from .table_map import MISSING, Choices, Columns, RatingScale, by_user, conversation, lookup, shared_prefix, to_number
+from .table_map import (
+    MISSING,
+    Choices,
+    Columns,
+    RatingScale,
+    by_user,
+    conversation,
+    item_key,
+    lookup,
+    shared_prefix,
+    to_number,
+)
 
 _SKIP = "or drop such rows with --skip_invalid"
 
@@ -154,9 +165,9 @@ class RowReader:
 
     def _items(self, row: dict[str, Any], prompt: Any, *responses: Any) -> Any:
         if self.items == "prompt":
-            return [f"p-{_text_hash(prompt):016x}"]
+            return [f"p-{item_key(prompt):016x}"]
         if self.items == "responses":
-            return list(dict.fromkeys(f"r-{_text_hash(response):016x}" for response in responses))
+            return list(dict.fromkeys(f"r-{item_key(response):016x}" for response in responses))
         value = lookup(row, self.items)
         if value is MISSING:
             found = f"there is no column `{self.items[:40]}`"
