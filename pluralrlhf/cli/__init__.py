@@ -18,9 +18,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "train": {
         "reward": ("train_reward", "train a personalised reward model"),
+        "summarizer": ("train_summarizer", "train a summariser of users and its reader together (PLUS)"),
     },
     "eval": {
         "reward": ("eval_reward", "evaluate reward models on held-out users, with controls and intervals"),
+        "summarizer": ("eval_summarizer", "what summaries say: accuracy, faithfulness, controls, copying"),
         "suite": ("eval_suite", "build, train and evaluate everything that a suite YAML names"),
     },
     "report": {

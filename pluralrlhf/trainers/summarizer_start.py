@@ -189,8 +189,12 @@ def train_start(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
-    Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate).train()
+    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+    trainer.train()
+    model = trainer.accelerator.unwrap_model(trainer.model)
     folders = output_dir / "summarizer", output_dir / "reader"
+    if not trainer.is_world_process_zero():
+        return folders
     for folder, part in zip(folders, (model, reader)):
         part.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
