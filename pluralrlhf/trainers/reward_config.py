@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,16 +77,18 @@ class PersonalizedRewardConfig(RewardConfig):
 
     def __post_init__(self):
         self._check()
-        frozen_or_cpu = self.encoder is not None or not torch.cuda.is_available()
+        frozen_or_cpu = self.encoder is not None or not _has_accelerator()
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not frozen_or_cpu
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and _has_accelerator()
         if self.encoder is not None:
             self.gradient_checkpointing = False
             if self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
                 self.per_device_eval_batch_size = 1024
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "validation_accuracy", True
+        # Several processes without an accelerator form no group unless they are told to use the CPU.
+        self.use_cpu = self.use_cpu or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _has_accelerator())
         super().__post_init__()
         # Fails here, before anything is loaded, rather than after an hour of embedding.
         method = user_model_class(self.user_model)
@@ -109,3 +112,7 @@ class PersonalizedRewardConfig(RewardConfig):
             raise ConfigError(f"`no_context_share` is {self.no_context_share}; it must be at least 0 and below 1.")
         if self.feature_noise < 0:
             raise ConfigError(f"`feature_noise` is {self.feature_noise}; it must be at least 0.")
+
+
+def _has_accelerator() -> bool:
+    return torch.accelerator.is_available()

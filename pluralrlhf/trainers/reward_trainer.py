@@ -38,12 +38,17 @@ class EpochSampler(Sampler):
         rows: (n,) global rows of the training split.
         pairs_per_user: See [`PersonalizedRewardConfig`].
         seed: Seed of the order.
+        batch_size: Pairs of one optimiser step over all processes. The last batch is filled from the epoch's beginning,
+            as accelerate does it for several processes, so that their number changes no batch.
     """
 
-    def __init__(self, history: UserHistory, rows: np.ndarray, seed: int, pairs_per_user: int | None):
+    def __init__(
+        self, history: UserHistory, rows: np.ndarray, seed: int, pairs_per_user: int | None, batch_size: int = 1
+    ):
         self.history, self.rows, self.seed, self.pairs_per_user = history, rows, seed, pairs_per_user
         self.epoch = 0
-        self._length = len(history.epoch_order(rows, seed=seed, epoch=0, pairs_per_user=pairs_per_user))
+        n = len(history.epoch_order(rows, seed=seed, epoch=0, pairs_per_user=pairs_per_user))
+        self._length = n if n < batch_size else -(-n // batch_size) * batch_size
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = int(epoch)
@@ -55,7 +60,7 @@ class EpochSampler(Sampler):
         order = self.history.epoch_order(
             self.rows, seed=self.seed, epoch=self.epoch, pairs_per_user=self.pairs_per_user
         )
-        return ((int(position), self.epoch) for position in order)
+        return ((int(position), self.epoch) for position in np.resize(order, self._length))
 
 
 class EpochRows(torch.utils.data.Dataset):
@@ -299,7 +304,11 @@ class PersonalizedRewardTrainer(RewardTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = EpochSampler(
-            self.pairs.history, self._train_rows, self.args.data_seed or self.args.seed, self.args.pairs_per_user
+            self.pairs.history,
+            self._train_rows,
+            self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            self.args.pairs_per_user,
+            self._train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
         return self._get_dataloader(
             dataset=EpochRows(self._train_rows, len(sampler)),

@@ -180,7 +180,7 @@ from pluralrlhf import PersonalizedRewardConfig, PersonalizedRewardTrainer
 args = PersonalizedRewardConfig(sys.argv[1], encoder="offline", user_model="vpl", feature_cache={cache!r},
     user_model_kwargs={{"latent_dim": 8, "hidden": 32, "annealing": "cyclical"}}, per_device_train_batch_size={batch},
     learning_rate=1e-3, n_context=6, eval_n_context=[4], max_steps=30, save_steps=10, logging_steps=1,
-    eval_strategy="steps", eval_steps=10, report_to="none", disable_tqdm=True, use_cpu=True)
+    eval_strategy="steps", eval_steps=10, report_to="none", disable_tqdm=True)
 trainer = PersonalizedRewardTrainer(args=args, train_dataset=pet_dataset(21, 9), eval_dataset=pet_dataset(5, 7, 1, 21))
 trainer.train(resume_from_checkpoint=sys.argv[2] if len(sys.argv) > 2 else None)
 trainer.save_model()
@@ -228,18 +228,34 @@ def test_a_kill_after_a_checkpoint_and_resume_equal_an_uninterrupted_run(tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    subprocess.run(
-        [sys.executable, _script(tmp_path, 32), str(tmp_path / "one")], check=True, env=ENV, capture_output=True
-    )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--num_machines", "1",
-               "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
-    subprocess.run([*command, _script(tmp_path, 16), str(tmp_path / "two")], check=True, env=ENV, capture_output=True)
+    # 189 training rows and 70 evaluation rows divide unevenly. Without random draws the runs are the same sum.
+    changes = {
+        'user_model="vpl"': 'user_model="btl", feature_noise=0.0, max_grad_norm=1e9',
+        "max_steps=30": "max_steps=50",
+    }
+    for name, batch in (("one", 32), ("two", 16)):
+        script = Path(_script(tmp_path, batch))
+        text = script.read_text().replace('"latent_dim": 8, "hidden": 32, "annealing": "cyclical"', '"hidden": 32')
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        script.write_text(text)
+    subprocess.run([sys.executable, str(tmp_path / "train_32.py"), str(tmp_path / "one")], check=True, env=ENV)
+    launch = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+              "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    command = [sys.executable, "-m", "accelerate.commands.launch", *launch]
+    subprocess.run([*command, str(tmp_path / "train_16.py"), str(tmp_path / "two")], check=True, env=ENV)
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
-    assert one.keys() == two.keys()
-    for key in one:
-        assert two[key] == pytest.approx(one[key], abs=0.05), key
+    assert one == pytest.approx(two, abs=1e-4)
+    losses = [
+        [e["loss"] for e in json.loads((tmp_path / name / "losses.json").read_text())] for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 50
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-3, rtol=1e-2)
 
 
 def test_a_quantised_backbone_trains_an_adapter(tmp_path):
