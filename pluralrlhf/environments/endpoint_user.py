@@ -78,24 +78,29 @@ class EndpointUser:
         self.requests = 0
 
     def reply(self, conversations: Sequence[Conversation]) -> list[Reply]:
-        return asyncio.run(self._reply_all(conversations))
+        chats = [user_view(conversation, self.system) for conversation in conversations]
+        seeds = [(conversation.seed, len(conversation.turns)) for conversation in conversations]
+        return asyncio.run(self.complete(chats, seeds))
 
-    async def _reply_all(self, conversations: Sequence[Conversation]) -> list[Reply]:
+    async def complete(
+        self, chats: Sequence[list[dict[str, str]]], seeds: Sequence[tuple] | None = None
+    ) -> list[Reply]:
+        """One reply for each chat, at most `concurrency` requests at a time; `seeds` make the jitter repeatable."""
+        seeds = seeds or [(i,) for i in range(len(chats))]
         gate = asyncio.Semaphore(self.concurrency)
         if self.client is not None:
-            return list(await asyncio.gather(*(self._reply(self.client, gate, c) for c in conversations)))
+            return list(await asyncio.gather(*(self._reply(self.client, gate, c, s) for c, s in zip(chats, seeds))))
         try:
             from openai import AsyncOpenAI
         except ImportError:
             raise ConfigError("An endpoint needs the `openai` package: pip install 'pluralrlhf[llm]'.") from None
         # A client belongs to one event loop, so each batch has its own; retries are ours, so that they are counted.
         async with AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0) as client:
-            return list(await asyncio.gather(*(self._reply(client, gate, c) for c in conversations)))
+            return list(await asyncio.gather(*(self._reply(client, gate, c, s) for c, s in zip(chats, seeds))))
 
-    async def _reply(self, client: Any, gate: asyncio.Semaphore, conversation: Conversation) -> Reply:
-        messages = user_view(conversation, self.system)
-        jitter = stable_random("jitter", conversation.seed, len(conversation.turns))
-        error = "none"
+    async def _reply(self, client: Any, gate: asyncio.Semaphore, messages: list, seed: tuple) -> Reply:
+        jitter = stable_random("jitter", *seed)
+        error: str | None = None
         for attempt in range(self.attempts):
             if attempt:
                 await asyncio.sleep(self.delay(attempt, jitter))

@@ -58,7 +58,7 @@ def demonstration(world: ExerciseWorld, profile: UserProfile, seed: int) -> tupl
     informed = rng.random() < 0.5
     if informed:
         path = path_of(world.values(profile)[:N_DECIDING])
-        others = [a for a in range(N_DECIDING) if a not in path and rng.random() < 0.25]
+        others = [a for a in range(N_DECIDING) if a not in path and rng.random() < 0.4]
         asked = [*path, *others, *rng.sample(range(N_DECIDING, len(ATTRIBUTES)), rng.randrange(4))]
         rng.shuffle(asked)
     else:
@@ -101,7 +101,7 @@ class StartConfig:
     """Settings of the supervised start."""
 
     seed: int = 0
-    steps: int = 900
+    steps: int = 1400
     batch_size: int = 48
     learning_rate: float = 3e-3
     hidden_size: int = 96
@@ -146,7 +146,7 @@ def train_start(world: ExerciseWorld, output_dir: str | Path, config: StartConfi
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=50,
-        weight_decay=0.01,
+        weight_decay=0.1,
         train_sampling_strategy="group_by_length",
         logging_steps=200,
         save_strategy="no",
