@@ -57,12 +57,11 @@ def main(argv: list[str], prog: str = _PROG) -> int:
         values.pop("config")
     if not values["out"]:
         raise ConfigError(f"`--out` is missing: name the folder to make. See `{prog} {name} -h`")
-    from ..data.writer import build_dataset, check_destination
+    from ..data.destination import check_destination
+    from ..data.writer import build_dataset
 
     builder = {key: values.pop(key) for key in _builder_keys()}
-    from pathlib import Path
-
-    check_destination(Path(builder["out"]), builder["overwrite"])
+    check_destination(builder["out"], builder["overwrite"])
     source = cls(seed=builder["seed"], **values) if _takes_seed(cls) else cls(**values)
     out = build_dataset(source, builder.pop("out"), **builder)
     _print_summary(out)

@@ -6,16 +6,13 @@ Texts are read once, in batches, and kept as 64-bit hashes, so that a million pa
 from __future__ import annotations
 
 import os
-from array import array
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import pair_files, read_build
-from .progress import Progress
+from .arrays import BATCH, Pairs, read_pairs
 from .schema import SPLITS, TEST_SPLITS, TRAIN, VALIDATION
-from .splits import hash64
 
 # The pairs that the context of a split's targets is drawn from (see `history.py`).
 POOL = {
@@ -28,38 +25,6 @@ POOL = {
 }
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 _RARELY_SHARED = 0.2  # below this share of judgments on shared pairs, win rates describe agreement better
-_BATCH = 2048
-
-
-@dataclass
-class Pairs:
-    """Every pair of a folder as numbers. n pairs, m item references.
-
-    Attributes:
-        split: (n,) int8 position in `SPLITS`.
-        user: (n,) int32 number of the user.
-        prompt, chosen, rejected: (n,) uint64 hashes of the texts.
-        chars: (n, 2) int32 lengths of the prompt and of the longer response.
-        items: (m,) uint64 hashes of item ids; `item_row` (m,) int64 the pair that each belongs to.
-        users: Names of the users.
-    """
-
-    split: np.ndarray
-    user: np.ndarray
-    prompt: np.ndarray
-    chosen: np.ndarray
-    rejected: np.ndarray
-    chars: np.ndarray
-    items: np.ndarray
-    item_row: np.ndarray
-    users: list[str]
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def where(self, *splits: str) -> np.ndarray:
-        """(n,) bool: pairs of these splits."""
-        return np.isin(self.split, [SPLITS.index(split) for split in splits])
 
 
 def inspect_dataset(folder: str | os.PathLike, *, examples: int = 0, progress: bool = False) -> dict[str, Any]:
@@ -89,43 +54,6 @@ def inspect_dataset(folder: str | os.PathLike, *, examples: int = 0, progress: b
         "leaks": leaks(pairs),
         "examples": _examples(files, examples),
     }
-
-
-def read_pairs(files: dict[str, list[str]], progress: bool = False) -> Pairs:
-    """Reads the parquet files of `pair_files` into numbers."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    total = sum(pq.read_metadata(path).num_rows for paths in files.values() for path in paths)
-    columns = {name: array("Q") for name in ("prompt", "chosen", "rejected", "items")}
-    split, user, item_row, chars = array("b"), array("l"), array("q"), array("l")
-    numbers: dict[str, int] = {}
-    with Progress("pairs", lambda: bar.count / max(total, 1), shown=progress) as bar:
-        for name, paths in files.items():
-            for path in paths:
-                with pq.ParquetFile(path) as file:
-                    for batch in file.iter_batches(_BATCH):
-                        start, n = len(user), len(batch)
-                        split.extend([SPLITS.index(name)] * n)
-                        user.extend(numbers.setdefault(u, len(numbers)) for u in batch["user_id"].to_pylist())
-                        texts = {column: _texts(batch[column]) for column in ("prompt", "chosen", "rejected")}
-                        for column, values in texts.items():
-                            columns[column].extend(map(hash64, values))
-                        for prompt, chosen, rejected in zip(*texts.values()):
-                            chars.extend((len(prompt), max(len(chosen), len(rejected))))
-                        lists = batch["item_ids"]
-                        columns["items"].extend(map(hash64, pa.compute.list_flatten(lists).to_pylist()))
-                        item_row.extend(np.repeat(np.arange(start, start + n), pa.compute.list_value_length(lists)))
-                        bar.step(n)
-    arrays = {name: np.array(values, dtype=np.uint64) for name, values in columns.items()}
-    return Pairs(
-        split=np.array(split, dtype=np.int8),
-        user=np.array(user, dtype=np.int32),
-        chars=np.array(chars, dtype=np.int32).reshape(-1, 2),
-        item_row=np.array(item_row, dtype=np.int64),
-        users=list(numbers),
-        **arrays,
-    )
 
 
 def sizes(pairs: Pairs) -> dict[str, dict[str, int]]:
@@ -337,21 +265,6 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), **table}
 
 
-def _texts(column: Any) -> list[str]:
-    """One string a conversation (roles left out), from an Arrow column of message lists."""
-    import pyarrow.compute as pc
-
-    contents = pc.struct_field(pc.list_flatten(column), "content").to_pylist()
-    if len(contents) == len(column):
-        return contents
-    lengths = pc.list_value_length(column).to_pylist()
-    texts, at = [], 0
-    for length in lengths:
-        texts.append("\n".join(contents[at : at + length]))
-        at += length
-    return texts
-
-
 def _examples(files: dict[str, list[str]], n: int) -> list[dict[str, Any]]:
     """Pairs evenly spaced over the first file, in full."""
     import pyarrow.parquet as pq
@@ -363,7 +276,7 @@ def _examples(files: dict[str, list[str]], n: int) -> list[dict[str, Any]]:
         total = file.metadata.num_rows
         wanted = sorted({int(i * total / n) for i in range(min(n, total))})
         found, at = [], 0
-        for batch in file.iter_batches(_BATCH):
+        for batch in file.iter_batches(BATCH):
             inside = [row - at for row in wanted if at <= row < at + len(batch)]
             found += [{"split": split, **row} for row in batch.take(inside).to_pylist()]
             at += len(batch)

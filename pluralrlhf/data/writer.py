@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
+from .destination import new_folder
 from .schema import SCHEMA_VERSION, SPLITS, RowError, validate_pair, validate_user
 from .shards import GROUP_ROWS, ShardWriter, jsonable, write_json
 from .splits import SplitConfig, hash64
@@ -80,45 +80,10 @@ def build_dataset(
         min_pairs_per_user = source.min_pairs_per_user
     if min_pairs_per_user is not None and min_pairs_per_user < 1:
         raise ConfigError(f"`min_pairs_per_user` is {min_pairs_per_user}: 1 keeps everyone, 2 is the least history")
-    out = Path(out)
-    check_destination(out, overwrite)
-    work = out.parent / f".{out.name}.building"
-    shutil.rmtree(work, ignore_errors=True)
-    try:
-        (work / "pairs").mkdir(parents=True)
-        build = _Build(source, work, splits, skip_invalid, min_pairs_per_user)
-        build.run(progress)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        if error.filename and str(work) not in str(error.filename):
-            raise
-        raise ConfigError(f"cannot write `{out}`: {error.strerror or error}. Choose another folder") from error
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    if out.exists():
-        old = out.parent / f".{out.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-        work.rename(out)
-        shutil.rmtree(old)
-    else:
-        work.rename(out)
-    return out
-
-
-def check_destination(out: Path, overwrite: bool) -> None:
-    """Refuses to replace anything but a dataset folder, and that only when asked to."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ConfigError(f"`{out}` is a file: name a folder to make")
-    if not any(out.iterdir()):
-        return
-    if not (out / "build.json").is_file():
-        raise ConfigError(f"`{out}` holds files that are no dataset folder: name a new folder")
-    if not overwrite:
-        raise ConfigError(f"`{out}` exists: pass --overwrite to replace it, or name a new folder")
+    with new_folder(out, overwrite) as work:
+        (work / "pairs").mkdir()
+        _Build(source, work, splits, skip_invalid, min_pairs_per_user).run(progress)
+    return Path(out)
 
 
 @dataclass

@@ -11,8 +11,9 @@ import pytest
 from tables import build, jsonl, read, write
 
 from pluralrlhf.data import pair_files
+from pluralrlhf.data.arrays import read_pairs
 from pluralrlhf.data.history import CONTEXT_SPLIT
-from pluralrlhf.data.inspect import POOL, agreement, context_sizes, inspect_dataset, leaks, read_pairs
+from pluralrlhf.data.inspect import POOL, agreement, context_sizes, inspect_dataset, leaks
 from pluralrlhf.data.schema import SPLITS, messages, pairs_schema
 
 MUST_BE_ZERO = (

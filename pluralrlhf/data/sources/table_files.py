@@ -22,6 +22,7 @@ from typing import Any
 
 from ...errors import ConfigError, DataError
 from ..schema import RowError, kind
+from .table_hub import hub_commit, hub_rows
 from .table_json import DECODER, MAX_RECORD, UNDECODED, bad_json, json_values, undecoded
 
 FORMATS = {
@@ -87,7 +88,7 @@ class TableReader:
 
     def __iter__(self) -> Iterator[tuple[str, int, dict[str, Any] | RowError]]:
         if self.hub:
-            yield from self._hub_rows()
+            yield from hub_rows(self.path, self.hub_config, self.hub_split, self.hub_revision)
             return
         read = {"jsonl": self._jsonl, "json": self._json, "parquet": self._parquet}.get(self.format, self._csv)
         for index, file in enumerate(self.files):
@@ -122,7 +123,7 @@ class TableReader:
     def version(self) -> dict[str, Any]:
         """`{"sha256": {file name: hash}}`, or `{"version": "owner/name@revision"}`."""
         if self.hub:
-            return {"version": f"{self.path}@{self.hub_revision or self._hub_commit()}"}
+            return {"version": f"{self.path}@{self.hub_revision or hub_commit(self.path)}"}
         root = Path(self.path)
         hashes = {}
         for file in self.files:
@@ -243,35 +244,6 @@ class TableReader:
         except (pa.ArrowException, UnicodeDecodeError) as error:
             found = f"the file is damaged or no parquet ({type(error).__name__})"
             raise DataError(found, "Fetch or write it again", file=str(file), row=number + 1) from None
-
-    def _hub_rows(self) -> Iterator[tuple[str, int, dict[str, Any] | RowError]]:
-        import datasets
-
-        name = f"{self.path} ({self.hub_split})"
-        number = 0
-        try:
-            rows = datasets.load_dataset(
-                self.path, self.hub_config, split=self.hub_split, revision=self.hub_revision, streaming=True
-            )
-            for row in rows:
-                number += 1
-                yield name, number, row
-        except Exception as error:  # of the network, the Hub, its files, …: always the reader's to fix
-            message = str(error).strip().partition("\n")[0][:200]
-            raise DataError(
-                f"the dataset cannot be read from the Hub ({type(error).__name__}: {message})",
-                "Check the id, --hub_config, --hub_split and the connection, or download it and give the folder",
-                file=name,
-                row=number + 1 if number else None,
-            ) from None
-
-    def _hub_commit(self) -> str:
-        try:
-            from huggingface_hub import HfApi
-
-            return HfApi().dataset_info(self.path).sha or "unknown"
-        except Exception:  # the rows were read; which commit they were is all that is missing
-            return "unknown"
 
 
 def find_files(path: str, format: str | None) -> tuple[list[Path], str | None, bool]:
