@@ -13,6 +13,8 @@ from .base import PairOutput, UserModel, UserState, bradley_terry_loss, build_co
 USER_MODELS: dict[str, tuple[str, str]] = {
     "btl": ("btl", "BTL"),
     "vpl": ("vpl", "VPL"),
+    "bayes_head": ("bayes_head", "BayesHead"),
+    "fast_weights": ("fast_weights", "FastWeights"),
     "plus": ("text.plus", "Plus"),
     "icl": ("text.icl", "ICL"),
     "oracle": ("text.oracle", "Oracle"),

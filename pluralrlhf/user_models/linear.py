@@ -1,0 +1,184 @@
+"""What methods share whose reward is linear in the user: r(e | u) = r0(e) + w_u . phi(e)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .base import PairOutput, UserModel, UserState, mlp
+
+
+def feature_map(feature_dim: int, hidden: int, layers: int, out: int) -> nn.Module:
+    """A linear map (`layers` = 0) or an MLP with so many hidden layers of width `hidden`, (d,) to (out,)."""
+    return nn.Linear(feature_dim, out, bias=False) if not layers else mlp([feature_dim] + [hidden] * layers + [out])
+
+
+def gather_pairs(values: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Rows of `values` (N, ...) for each user's context, (B, K, ...); zeros where there is no pair."""
+    if not len(values):
+        values = values.new_zeros(1, *values.shape[1:])
+    mask = mask.bool()
+    rows = values[torch.where(mask, index, torch.zeros_like(index))]
+    return rows * mask.view(*mask.shape, *[1] * (rows.dim() - 2)).to(rows.dtype)
+
+
+def log_posterior(w: Tensor, design: Tensor, offset: Tensor, mask: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
+    """(B,) log-likelihood of the context's labels plus the log prior of w, up to its constant; shapes as in
+    `newton_posterior`."""
+    logits = offset + (design @ w[..., None]).squeeze(-1)
+    return (F.logsigmoid(logits) * mask).sum(-1) - 0.5 * (precision * (w - mean) ** 2).sum(-1)
+
+
+def newton_posterior(
+    design: Tensor, offset: Tensor, mask: Tensor, mean: Tensor, precision: Tensor, steps: int = 6
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mode and Laplace precision of B Bayesian logistic regressions with Gaussian priors, solved at once.
+
+    All but the last step run without a graph; the last is a Newton step at the mode with its Hessian held fixed. Since
+    the step's own derivative vanishes there, its gradient is that of the mode by the implicit function theorem, at the
+    cost of one step. The first half of the steps uses the curvature of Jaakkola and Jordan's bound, which never
+    overshoots; the others are Newton's and converge quadratically.
+
+    Args:
+        design: (B, K, q) differences delta phi of the context pairs, zeros where there is none.
+        offset: (B, K) what the reward of everybody already explains, delta r0.
+        mask: (B, K) 1 where there is a pair.
+        mean, precision: (q,) or (B, q) Gaussian prior.
+        steps: Number of steps, at least 2.
+
+    Returns:
+        Mode (B, q), precision (B, q, q), and its lower Cholesky factor (B, q, q).
+    """
+    n_users, _, q = design.shape
+    mask = mask.to(design.dtype)
+    prior, eye = torch.diag_embed(precision).expand(n_users, q, q), torch.eye(q, dtype=design.dtype).to(design.device)
+
+    def curvature(logits: Tensor, bound: bool) -> Tensor:
+        # tanh(x / 2) / (2 x), whose limit at 0 is 1/4: the division is kept away from 0, and so is its gradient.
+        safe = logits.abs().clamp(min=1e-3)
+        return (torch.tanh(safe / 2) / (2 * safe) if bound else torch.sigmoid(logits) * torch.sigmoid(-logits)) * mask
+
+    def hessian(logits: Tensor, bound: bool = False) -> Tensor:
+        return design.transpose(1, 2) @ (curvature(logits, bound)[..., None] * design) + prior
+
+    def gradient(w: Tensor, logits: Tensor) -> Tensor:
+        residual = torch.sigmoid(-logits) * mask
+        return (residual[:, None] @ design).squeeze(1) - precision * (w - mean)
+
+    def logits_of(w: Tensor) -> Tensor:
+        return offset + (design @ w[..., None]).squeeze(-1)
+
+    with torch.no_grad():
+        w = mean.detach().expand(n_users, q)
+        for step in range(steps):
+            logits = logits_of(w)
+            factor = torch.linalg.cholesky(hessian(logits, bound=step < steps // 2))
+            if step < steps - 1:
+                w = w + torch.cholesky_solve(gradient(w, logits)[..., None], factor).squeeze(-1)
+    w = w + torch.cholesky_solve(gradient(w, logits_of(w))[..., None], factor).squeeze(-1)
+    precision_matrix = hessian(logits_of(w))
+    return w, precision_matrix, torch.linalg.cholesky(precision_matrix + 1e-6 * eye)
+
+
+def moderate(margin: Tensor, variance: Tensor) -> Tensor:
+    """The logit whose sigmoid is about E sigma(x), x ~ N(margin, variance) (MacKay 1992), elementwise."""
+    return margin / torch.sqrt(1 + math.pi / 8 * variance)
+
+
+class LinearUserModel(UserModel):
+    """Base of the methods with r(e | u) = r0(e) + w_u . phi(e).
+
+    A subclass makes the modules `base` (r0, or `None` for 0) and `map` (phi) and implements `encode`, whose state has
+    `weights` (B, q) and, for a posterior, `covariance` (B, q, q). With a posterior the loss is that of the predictive
+    probability, so that the spread is trained too.
+    """
+
+    base: nn.Module | None
+    map: nn.Module
+
+    def base_reward(self, features: Tensor) -> Tensor:
+        """(n,) what everybody gets."""
+        return features.new_zeros(len(features)) if self.base is None else self.base(features).squeeze(-1)
+
+    def basis(self, features: Tensor) -> Tensor:
+        """(n, q) phi of features (n, d)."""
+        return self.map(features)
+
+    def pairs(self, context_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Differences delta phi (N, q) and delta r0 (N,) of distinct context pairs (N, 2, d)."""
+        flat = context_features.flatten(0, 1)
+        design = self.basis(flat).unflatten(0, (len(context_features), 2))
+        offset = self.base_reward(flat).unflatten(0, (len(context_features), 2))
+        return design[:, 0] - design[:, 1], offset[:, 0] - offset[:, 1]
+
+    def gathered(self, context_features: Tensor, index: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the posterior of each user is made of: (B, K, q) delta phi, (B, K) delta r0 and mask."""
+        design, offset = self.pairs(context_features)
+        return gather_pairs(design, index, mask), gather_pairs(offset, index, mask), mask.to(design.dtype)
+
+    def score(self, features: Tensor, state: UserState) -> Tensor:
+        return self.base_reward(features) + (self.basis(features) * state["weights"]).sum(-1)
+
+    def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
+        return self.base_reward(features) + state["weights"] @ self.basis(features).T
+
+    def margin_logit(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
+        """(B,) log-odds of the predictive probability."""
+        margin = self.score(chosen, state) - self.score(rejected, state)
+        if "covariance" not in state.tensors:
+            return margin
+        difference = self.basis(chosen) - self.basis(rejected)
+        variance = ((difference[:, None] @ state["covariance"]).squeeze(1) * difference).sum(-1)
+        return moderate(margin, variance.clamp(min=0))
+
+    def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
+        return torch.sigmoid(self.margin_logit(chosen, rejected, state))
+
+    def forward(
+        self,
+        chosen: Tensor,
+        rejected: Tensor,
+        state: UserState,
+        margin: Tensor | None = None,
+        n_user_pairs: Tensor | None = None,
+    ) -> PairOutput:
+        term, metrics = self.regularizer(state, n_user_pairs)
+        base, basis = self.base_reward(torch.cat([chosen, rejected])), self.basis(torch.cat([chosen, rejected]))
+        rewards = base + (basis * state["weights"].repeat(2, 1)).sum(-1)
+        chosen_rewards, rejected_rewards = rewards.chunk(2)
+        logit = chosen_rewards - rejected_rewards
+        logit = logit if margin is None else logit - margin
+        if "covariance" in state.tensors:
+            difference = basis[: len(chosen)] - basis[len(chosen) :]
+            variance = ((difference[:, None] @ state["covariance"]).squeeze(1) * difference).sum(-1)
+            logit = moderate(logit, variance.clamp(min=0))
+        return PairOutput(chosen_rewards, rejected_rewards, -F.logsigmoid(logit).mean() + term, metrics)
+
+    def entropy(self, state: UserState) -> Tensor:
+        """(U,) differential entropy of the Gaussian posterior over w, in nats."""
+        return 0.5 * torch.logdet(2 * math.pi * math.e * state["covariance"])
+
+    def sample(self, state: UserState, generator: torch.Generator | None = None) -> UserState:
+        """A draw of w from the posterior, without spread of its own; the state itself where there is no posterior."""
+        if "covariance" not in state.tensors:
+            return state
+        return UserState(self.name, {"weights": gaussian_draw(state["weights"], state["covariance"], generator)})
+
+
+def gaussian_draw(mean: Tensor, covariance: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """(B, q) draws from N(mean, covariance), (B, q) and (B, q, q); the covariance may be singular."""
+    values, vectors = torch.linalg.eigh(covariance)
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
+    return mean + (vectors @ (values.clamp(min=0).sqrt() * noise)[..., None]).squeeze(-1)
+
+
+def check_sizes(config: Any, method: str, **least: int) -> None:
+    """Raises a `ConfigError` where a setting is below its least value."""
+    for name, value in least.items():
+        if getattr(config, name) < value:
+            raise ConfigError(f"`{name}` of `{method}` is {getattr(config, name)}; it must be at least {value}.")
