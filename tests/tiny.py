@@ -70,7 +70,10 @@ def pet_rows(n_users: int = 12, n_pairs: int = 10, seed: int = 0, first_user: in
     for user in range(first_user, first_user + n_users):
         for number in range(n_pairs):
             adjective = adjectives[int(rng.integers(len(adjectives)))]
-            sides = [f"the {adjective} {animal} is best ." for animal in (("cat", "dog") if user % 2 == 0 else ("dog", "cat"))]
+            sides = [
+                f"the {adjective} {animal} is best ."
+                for animal in (("cat", "dog") if user % 2 == 0 else ("dog", "cat"))
+            ]
             prompt = f"which pet is {adjectives[number % 8]} ?"
             row = {"user_id": f"u{user}", "pair_id": f"u{user}-{number}", "item_ids": [f"i{number}"]}
             texts = {"prompt": prompt, "chosen": sides[0], "rejected": sides[1]}

@@ -233,7 +233,7 @@ def test_two_processes_equal_one(tmp_path):
         'user_model="vpl"': 'user_model="btl", feature_noise=0.0, max_grad_norm=1e9',
         "max_steps=30": "max_steps=50",
     }
-    for name, batch in (("one", 32), ("two", 16)):
+    for batch in (32, 16):
         script = Path(_script(tmp_path, batch))
         text = script.read_text().replace('"latent_dim": 8, "hidden": 32, "annealing": "cyclical"', '"hidden": 32')
         for old, new in changes.items():
