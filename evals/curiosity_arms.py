@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--max_steps", type=int, default=300)
     parser.add_argument("--eval_steps", type=int, default=30)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--beta", type=float, default=0.08)
     parser.add_argument("--n_eval", type=int, default=256)
     parser.add_argument("--free", action="store_true", help="the policy chooses when to recommend, at most 10 turns")

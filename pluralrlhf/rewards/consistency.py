@@ -177,7 +177,8 @@ class TextJudge:
     """A judge and answerer that asks a language model (local or behind an endpoint).
 
     Args:
-        complete: Texts of prompts -> texts of answers (None where the model failed), such as `LocalCompletion`.
+        complete: Texts of prompts -> texts of answers (None where the model failed), such as
+            `pluralrlhf.environments.completions.LocalCompletion` or `EndpointCompletion`.
     """
 
     complete: Callable[[list[str]], list[str | None]]

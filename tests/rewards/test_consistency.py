@@ -10,7 +10,6 @@ import pytest
 from pluralrlhf.environments.base import Conversation, ScriptedUser, Turn, stable_random
 from pluralrlhf.environments.exercise import ATTRIBUTES, CARRIERS, ExerciseWorld
 from pluralrlhf.environments.exercise_start import question
-from pluralrlhf.environments.judges import RuleJudge
 from pluralrlhf.rewards.consistency import (
     TextJudge,
     Verdict,
@@ -24,6 +23,7 @@ from pluralrlhf.rewards.consistency import (
     user_lines,
 )
 from pluralrlhf.rewards.deception import misalignment, misalignment_reward
+from pluralrlhf.rewards.rule_judge import RuleJudge
 
 WORLD = ExerciseWorld(n_users=64, noise=0.0)
 JUDGE = RuleJudge(WORLD.statements, WORLD.values)
