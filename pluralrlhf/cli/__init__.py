@@ -17,13 +17,22 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "cache": ("data_cache", "what the feature cache holds: list, verify, prune, clear"),
     },
     "train": {
+        "policy": ("train_policy", "train a policy on conversations with simulated users (CURIO)"),
         "reward": ("train_reward", "train a personalised reward model"),
         "summarizer": ("train_summarizer", "train a summariser of users and its reader together (PLUS)"),
     },
     "eval": {
+        "policy": ("eval_policy", "evaluate a conversational policy on held-out simulated users"),
         "reward": ("eval_reward", "evaluate reward models on held-out users, with controls and intervals"),
         "summarizer": ("eval_summarizer", "what summaries say: accuracy, faithfulness, controls, copying"),
         "suite": ("eval_suite", "build, train and evaluate everything that a suite YAML names"),
+    },
+    "user": {
+        "summarize": ("user_summarize", "a history in, a summary out, with what it came from"),
+        "score": ("user_score", "rewards of given responses under a summary"),
+        "diff": ("user_diff", "how rewards move when a summary is edited"),
+        "export": ("user_export", "a user's summary for other programs"),
+        "forget": ("user_forget", "remove a user's states and history"),
     },
     "report": {
         "": ("report", "tables, figures and one static page from evaluation results"),
