@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--max_steps", type=int, default=300)
     parser.add_argument("--eval_steps", type=int, default=30)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
-    parser.add_argument("--beta", type=float, default=0.08)
+    parser.add_argument("--beta", type=float, default=0.04)
     parser.add_argument("--n_eval", type=int, default=256)
     parser.add_argument("--free", action="store_true", help="the policy chooses when to recommend, at most 10 turns")
     parser.add_argument("--suggestible", type=float, default=0.0, help="how often users give in to leading questions")
@@ -84,7 +84,9 @@ def main() -> None:
         per_device_train_batch_size=64,
         num_generations=8,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="linear",
+        warmup_steps=15,
+        adam_beta2=0.99,
         beta=args.beta,
         loss_type="dapo",
         logging_steps=args.eval_steps,

@@ -1,0 +1,169 @@
+"""`pluralrlhf train policy`, also `accelerate launch -m pluralrlhf.cli.train_policy`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+
+EXAMPLE = """example (a policy from scratch in the exercise world; about 10 minutes on one CPU core):
+  pluralrlhf train policy --config recipes/exercise/diff_log_acc.yaml --output_dir runs/exercise
+
+A recipe is a YAML file with the same names; what is given on the command line wins. `output_dir` gets the final policy,
+`best/` the one with the highest success on validation users, and policy.json, which `pluralrlhf eval policy` reads.
+"""
+
+
+@dataclass
+class PolicyArguments:
+    """The task, its users, and what the policy starts from."""
+
+    world: str = field(default="exercise", metadata={"help": "`exercise` or `tutor`."})
+    world_kwargs: dict | None = field(
+        default=None, metadata={"help": "Settings of the world; unknown keys are errors."}
+    )
+    start_kwargs: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Without `model_name_or_path`, the exercise world trains its supervised start first, with these settings."
+        },
+    )
+    user: str = field(default="scripted", metadata={"help": "`scripted`, `local` or `endpoint`."})
+    user_model: str | None = field(default=None, metadata={"help": "Model of `local` and `endpoint` users."})
+    user_base_url: str | None = field(default=None, metadata={"help": "Address of the `endpoint`."})
+    user_kwargs: dict | None = field(default=None, metadata={"help": "Further settings of the simulated user."})
+    belief: str = field(default="exact", metadata={"help": "`exact`, or a folder written by `ClassifierBelief.save`."})
+    check_steps: int = field(default=25, metadata={"help": "Steps between successes on validation users."})
+    n_check: int = field(default=128, metadata={"help": "Conversations of each such check."})
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on from the last checkpoint in `output_dir`; start anew if there is none."},
+    )
+
+
+def make_user(kind: str, world, model: str | None, base_url: str | None, settings: dict | None):
+    """The simulated users that the arguments name."""
+    from ..environments.base import ScriptedUser
+    from ..errors import ConfigError
+
+    settings = dict(settings or {})
+    try:
+        if kind == "scripted":
+            return ScriptedUser(world, **settings)
+        if kind not in ("local", "endpoint"):
+            raise ConfigError(f"`user` is {kind!r}; use scripted, local or endpoint.")
+        if model is None:
+            raise ConfigError(f"`user_model` is missing; `user: {kind}` needs the name of a model.")
+        if kind == "endpoint":
+            from ..environments.endpoint_user import EndpointUser
+
+            return EndpointUser(model, base_url, **settings)
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from ..environments.local_user import LocalLMUser
+
+        return LocalLMUser(
+            AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), **settings
+        )
+    except TypeError as error:
+        raise ConfigError(f"`user_kwargs` does not fit `user: {kind}`: {error}.") from None
+
+
+def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.train_policy") -> int:
+    """Trains, keeps the best and the final policy; returns the exit status."""
+    import argparse
+    import json
+    from pathlib import Path
+
+    from transformers import AutoTokenizer, TrainerCallback
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
+
+    from ..environments import make_world
+    from ..errors import ConfigError
+    from ..evaluation.policy import play, summarise
+    from ..trainers.multi_turn_config import MultiTurnGRPOConfig
+    from ..trainers.multi_turn_trainer import MultiTurnGRPOTrainer
+    from .arguments import parse
+
+    parser = TrlParser(
+        (PolicyArguments, MultiTurnGRPOConfig, ModelConfig),
+        prog=prog,
+        description="Train a policy on conversations with simulated users.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    policy, args, model_args = parse(parser, argv)
+    world = make_world(policy.world, **(policy.world_kwargs or {}))
+    out = Path(args.output_dir)
+    start = model_args.model_name_or_path
+    if start is None:
+        if policy.world != "exercise":
+            raise ConfigError("`model_name_or_path` is missing; only the exercise world makes its own start.")
+        from ..environments.exercise_start import StartConfig, train_start
+
+        try:
+            config = StartConfig(**(policy.start_kwargs or {}))
+        except TypeError as error:
+            raise ConfigError(f"`start_kwargs`: {error}.") from None
+        start = str(out / "start")
+        if not (out / "start" / "config.json").is_file():
+            train_start(world, start, config)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    user = make_user(policy.user, world, policy.user_model, policy.user_base_url, policy.user_kwargs)
+    belief = None
+    if policy.belief != "exact":
+        from ..user_models.beliefs import ClassifierBelief
+
+        belief = ClassifierBelief.load(policy.belief)
+    args.model_init_kwargs = args.model_init_kwargs or {"dtype": "float32" if not args.bf16 else "bfloat16"}
+    trainer = MultiTurnGRPOTrainer(
+        start,
+        None,
+        args,
+        world=world,
+        user=user,
+        belief=belief,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+
+    class KeepBest(TrainerCallback):
+        """Success on validation users along the way, and the best policy in `best/`."""
+
+        best = -1.0
+
+        def on_step_end(self, _, state, control, model=None, **kwargs):
+            if state.global_step % policy.check_steps and state.global_step < state.max_steps:
+                return
+            if not state.is_world_process_zero:
+                return
+            unwrapped = trainer.accelerator.unwrap_model(model)
+            settings = {"n": policy.n_check, "seed": 1, "user": user, "max_new_tokens": args.max_new_tokens}
+            summary = summarise(play(unwrapped, tokenizer, world, "validation", **settings), world)
+            success = summary.get("success", {"value": 0.0})["value"]
+            trainer.log({"validation_success": success, "validation_invalid": summary.get("invalid", 1.0)})
+            if success > self.best:
+                self.best = success
+                unwrapped.save_pretrained(out / "best")
+                tokenizer.save_pretrained(out / "best")
+
+    trainer.add_callback(KeepBest())
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if policy.resume else None)
+    trainer.save_model(args.output_dir)
+    if trainer.accelerator.is_main_process:
+        about = {"schema": 1, "world": policy.world, "world_kwargs": policy.world_kwargs or {}, "start": start}
+        about |= {"belief": policy.belief, "max_new_tokens": args.max_new_tokens}
+        about |= {"curiosity": vars(args.curiosity_config())}
+        (out / "policy.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        history = [
+            log for log in trainer.state.log_history if "conversations/success" in log or "validation_success" in log
+        ]
+        (out / "history.json").write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    from . import run_module
+
+    sys.exit(run_module("train_policy", sys.argv[1:], "python -m pluralrlhf.cli.train_policy"))
