@@ -267,6 +267,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 def _examples(files: dict[str, list[str]], n: int) -> list[dict[str, Any]]:
     """Pairs evenly spaced over the first file, in full."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if n <= 0:
@@ -278,6 +279,6 @@ def _examples(files: dict[str, list[str]], n: int) -> list[dict[str, Any]]:
         found, at = [], 0
         for batch in file.iter_batches(BATCH):
             inside = [row - at for row in wanted if at <= row < at + len(batch)]
-            found += [{"split": split, **row} for row in batch.take(inside).to_pylist()]
+            found += [{"split": split, **row} for row in batch.take(pa.array(inside, pa.int64())).to_pylist()]
             at += len(batch)
     return found

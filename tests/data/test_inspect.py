@@ -177,10 +177,12 @@ def test_pools_are_those_of_the_histories():
     assert POOL == CONTEXT_SPLIT
 
 
-def test_examples_are_the_only_texts(folder):
+def test_examples_are_the_only_texts(folder, monkeypatch):
     assert "Q1" not in str(inspect_dataset(folder))
     examples = inspect_dataset(folder, examples=3)["examples"]
     assert len(examples) == 3 and examples[0]["prompt"][0]["content"].startswith("Q")
+    monkeypatch.setattr("pluralrlhf.data.inspect.BATCH", 16)
+    assert inspect_dataset(folder, examples=3)["examples"] == examples
 
 
 def test_longer_conversations_count_as_their_contents(tmp_path):

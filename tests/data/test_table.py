@@ -137,6 +137,9 @@ def test_conversations(tmp_path):
     assert (d["prompt"], d["chosen"]) == (shared[1:], chosen)
     (e,) = pairs_of(write(tmp_path / "e.parquet", parquet([full])))
     assert e == a
+    choice = {"user_id": "u", "response_a": full["rejected"], "response_b": full["chosen"], "choice": "b"}
+    (g,) = pairs_of(write(tmp_path / "g.jsonl", jsonl([choice])))
+    assert g == b
     extra = [{**m, "id": 7} for m in chosen]
     (f,) = pairs_of(write(tmp_path / "f.jsonl", jsonl([{**split, "chosen": extra}])))
     assert f == b
@@ -305,6 +308,27 @@ def test_ratings_in_lists_and_objects(tmp_path):
         for (u, p), rs in by_prompt.items()
     ]
     assert as_triples(pairs_of(write(tmp_path / "d.jsonl", jsonl(several)))) == expected
+
+
+def test_one_column_a_rater(tmp_path):
+    table = [{"q": f"Q{n}", "x": "A", "y": "B", "ann": [1, 2, 0][n % 3], "ben": [2, "", 1][n % 3]} for n in range(6)]
+    settings = {
+        "map": {"prompt": "q", "response_a": "x", "response_b": "y", "choice": "ann,ben"},
+        "choice_values": {"a": "1", "b": "2", "tie": "0"},
+    }
+    expected = [("ann", "Q0", "A", "B"), ("ben", "Q0", "B", "A"), ("ann", "Q1", "B", "A"), ("ben", "Q2", "A", "B")]
+    for name, content in (("t.csv", as_csv(table)), ("t.jsonl", jsonl(table))):
+        assert judged(pairs_of(write(tmp_path / name, content), **settings))[:4] == expected
+    wide = defaultdict(dict)
+    for r in RATINGS:
+        wide[r["prompt"], r["response"]] |= {
+            "prompt": r["prompt"],
+            "response": r["response"],
+            r["user_id"]: r["rating"],
+        }
+    users = ",".join(f"u{u}" for u in range(6))
+    found = pairs_of(write(tmp_path / "w.csv", as_csv(list(wide.values()))), map={"rating": users})
+    assert as_triples(found) == brute_force(RATINGS)
 
 
 def test_a_response_rated_twice_has_the_mean(tmp_path):

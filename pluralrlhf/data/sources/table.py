@@ -12,7 +12,7 @@ from .. import placebo
 from ..schema import RowError, check_text, validate_pair
 from . import Source
 from .table_files import TableReader
-from .table_map import Choices, Columns, RatingScale, check_mapping, lookup
+from .table_map import Choices, Columns, RatingScale, check_mapping
 from .table_rows import RowReader
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Table(Source):
     responses (`response_a`, `response_b`) and the `choice`, or a `response` and its `rating`. `map` names the columns
     that are called otherwise; a dotted path reaches into nested fields. Texts are strings or lists of messages.
 
-    A judgment may also be a list (one entry a rater, by position, or beside a list of user ids) or an object from
-    rater to judgment.
+    A judgment may also be a list (one entry a rater, by position, or beside a list of user ids), an object from rater
+    to judgment, or several columns, one a rater.
     """
 
     name: ClassVar[str] = "table"
@@ -54,7 +54,7 @@ class Table(Source):
     map: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "where our names are found: user_id, prompt, and chosen rejected | response_a response_b choice | response rating; also pair_id, margin, profile (columns separated by commas); a dotted path reaches nested fields. Names that equal a column need no entry",
+            "help": "where our names are found: user_id, prompt, and chosen rejected | response_a response_b choice | response rating; also pair_id, margin, profile. Several columns separated by commas: for profile, or for a choice or rating with one column a rater. A dotted path reaches nested fields. Names that equal a column need no entry",
             "metavar": "NAME=COLUMN",
         },
     )
@@ -250,7 +250,7 @@ class Table(Source):
         )
         self.row_reader = RowReader(self.columns, self._items, self._standalone, choices, self.scale, self.dropped)
         # A dotted path may be a column's own name or lie inside its first part.
-        paths = [*names.values(), self._items, *names.get("profile", "").split(",")]
+        paths = [*names.values(), self._items, *names.get("profile", "").split(","), *self.columns.raters]
         self.reader.columns = {name.strip() for path in paths for name in (path, path.partition(".")[0])}
 
     def _judged(self, records: Iterator[Record]) -> Iterator[dict[str, Any] | RowError]:
@@ -275,12 +275,15 @@ class Table(Source):
     def _look_ahead(self, records: Iterator[Record]) -> Iterator[Record]:
         """The records, after a look at as many as tell what the numbers in the choice column mean."""
         head: list[Record] = []
-        path, choices = self.columns.found["choice"], self.row_reader.choices
+        choices = self.row_reader.choices
         for record in records:
             head.append(record)
             if isinstance(record[2], RowError):
                 continue
-            value = lookup(record[2], path)
+            try:
+                value = self.columns.need(record[2], "choice")
+            except RowError:  # reported when the row is read
+                continue
             values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
             choices.settle(values)
             if len(head) == _PEEK or all(choices.decides(value) for value in values):

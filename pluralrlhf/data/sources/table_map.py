@@ -96,6 +96,7 @@ class Columns:
     default_prompt: str | None = None
     layout: str = field(default="", init=False)
     found: dict[str, str] = field(default_factory=dict, init=False)
+    raters: list[str] = field(default_factory=list, init=False)  # columns that are one rater's judgments each
 
     def resolve(self, row: Mapping[str, Any]) -> None:
         """Settles the layout and the columns by the first row.
@@ -112,7 +113,12 @@ class Columns:
         found = {}
         for name in ("user_id", *OPTIONAL, *LAYOUTS[layout]):
             path = self.mapping.get(name, name)
-            if (name == "profile" and name in self.mapping) or lookup(row, path) is not MISSING:
+            columns = [part.strip() for part in path.split(",")]
+            if name in ("choice", "rating") and len(columns) > 1 and lookup(row, path) is MISSING:
+                if absent := [column for column in columns if lookup(row, column) is MISSING]:
+                    raise self._missing(row, absent[0], f"Correct --map {name}=COLUMN,COLUMN")
+                found[name], self.raters = path, columns
+            elif (name == "profile" and name in self.mapping) or lookup(row, path) is not MISSING:
                 found[name] = path
             elif name in self.mapping:
                 raise self._missing(row, path, f"Correct --map {name}=COLUMN")
@@ -120,10 +126,10 @@ class Columns:
             if name not in found:
                 raise self._missing(row, name, f"Add --map {name}=COLUMN")
         judged = row_value(row, found.get("rating") or found.get("choice"))
-        if "user_id" not in found and not isinstance(judged, (list, dict)):
+        if "user_id" not in found and not self.raters and not isinstance(judged, (list, dict)):
             raise self._missing(row, "user_id", "Add --map user_id=COLUMN: which column says who judged")
         if "prompt" not in found and self.default_prompt is None and layout != "ratings":
-            texts = row_value(row, found.get("chosen"))
+            texts = row_value(row, found.get("chosen") or found.get("response_a"))
             if not isinstance(texts, list):
                 raise self._missing(
                     row, "prompt", "Add --map prompt=COLUMN, or --default_prompt TEXT if there is none"
@@ -137,6 +143,9 @@ class Columns:
     def need(self, row: Mapping[str, Any], name: str) -> Any:
         """The row's value for one of our names; a row without the column is a `RowError`."""
         path = self.found[name]
+        if self.raters and name in ("choice", "rating"):
+            votes = {column: lookup(row, column) for column in self.raters}
+            return {column: None if vote in (MISSING, "") else vote for column, vote in votes.items()}
         value = row.get(path, MISSING)
         if value is MISSING and (value := lookup(row, path)) is MISSING:
             raise self._missing(row, path, f"Give every row `{path[:40]}`")
