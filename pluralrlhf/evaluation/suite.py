@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ..data import read_build
 from ..errors import ConfigError, PluralRLHFError
 from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter
-from .suite_jobs import CEILING, Job, Part, first_personalised
+from .suite_jobs import Job, Part, first_personalised
 from .suite_spec import DatasetSpec, SuiteSpec
 from .summary import Dataset, collect, command_line, fold_hash, versions, write_results
 
@@ -153,7 +153,7 @@ def _datasets(spec: SuiteSpec, parts: Sequence[Part]) -> list[Dataset]:
                     sources=[source for source, _ in runs],
                     runs=[record for _, record in runs],
                     baseline=without[0] if without else None,
-                    ceiling=next((CEILING for _, record in runs if CEILING in record["methods"]), None),
+                    ceiling=next((next(iter(r["methods"])) for _, r in runs if r.get("reference")), None),
                     placebo_of=dataset.name if placebo else None,
                     info=info,
                 )

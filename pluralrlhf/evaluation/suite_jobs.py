@@ -12,23 +12,22 @@ import json
 import shutil
 import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from ..data import build_dataset, data_sha256, load_pairs, load_users
-from ..errors import ConfigError
+from ..data.history import UserHistory
 from ..user_models import USER_MODELS, user_model_class
 from .evaluate import check_splits
 from .runner import EvaluationData, run_scorers
+from .scorers import Scorer
 from .storage import RUN, SCHEMA_VERSION, Source
 from .suite_spec import DatasetSpec, SuiteSpec
+from .training import quiet, train_reward_model
 
-CEILING = "ceiling"
 _PACKAGE = Path(__file__).resolve().parent.parent
 _TRAINING_CODE = (
     "data/history.py",
@@ -38,6 +37,7 @@ _TRAINING_CODE = (
     "trainers/pair_data.py",
     "trainers/reward_*.py",
 )
+_REFERENCE_CODE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
 _EVALUATION_CODE = tuple(f"evaluation/{name}.py" for name in ("controls", "opinions", "runner", "scorers", "storage"))
 
 
@@ -46,7 +46,7 @@ class Job:
     """One piece of work.
 
     Args:
-        kind: `build`, `train` or `evaluate`, for the estimate of what is left.
+        kind: `build`, `train`, `evaluate` or `reference`, for the estimate of what is left.
         title: What it does, in a few words.
         done: Whether it was finished by an earlier call.
         work: Does it; may be given a function that shows how far it is.
@@ -106,7 +106,21 @@ class Part:
                         lambda show, method=method, seed=seed: self._evaluate(method, seed),
                     )
                 )
+        if self.has_reference:
+            folder = self.folder / "reference"
+            jobs.append(
+                Job(
+                    "reference",
+                    f"ceiling of {self.title}",
+                    lambda: self._stamp(folder / RUN) == self.reference_key,
+                    lambda show: self._refer(folder),
+                )
+            )
         return jobs
+
+    @property
+    def has_reference(self) -> bool:
+        return self.dataset.ceiling and not self.placebo
 
     def job(self, method: str, seed: int) -> Path:
         return self.folder / f"{method}-seed{seed}"
@@ -147,7 +161,9 @@ class Part:
 
     @cached_property
     def evaluation(self) -> EvaluationData:
-        return EvaluationData.load(self.pairs, self._histories[0].history, load_users(self.data))
+        columns = ["user_id", "pair_id", "item_ids"]
+        history = UserHistory({name: split.select_columns(columns) for name, split in self.pairs.items()})
+        return EvaluationData.load(self.pairs, history, load_users(self.data))
 
     @property
     def splits(self) -> list[str]:
@@ -192,10 +208,6 @@ class Part:
     def _shared_pairs(self) -> dict:
         return {}
 
-    @property
-    def _histories(self) -> list:
-        return list(self._shared_pairs.values())
-
     def _evaluate(self, method: str, seed: int) -> None:
         from .scorers import load_scorers
 
@@ -222,6 +234,26 @@ class Part:
             info={"key": self.evaluation_key(method, seed)},
         )
 
+    # What could be reached
+
+    @property
+    def reference_key(self) -> str:
+        return _hash(
+            self.sha256, self.dataset.n_context, self.splits, _code_hash((*_EVALUATION_CODE, *_REFERENCE_CODE))
+        )
+
+    def _refer(self, folder: Path) -> None:
+        run_scorers(
+            [reference_scorer(self.data, self.pairs, self.evaluation.history)],
+            self.evaluation,
+            folder,
+            splits=self.splits,
+            n_context=self.dataset.n_context,
+            controls=False,
+            progress=sys.stderr.isatty(),
+            info={"key": self.reference_key, "reference": True},
+        )
+
     def runs(self) -> list[tuple[Source, dict[str, Any]]]:
         """Where the rows of each job lie, and what its `run.json` says."""
         out = []
@@ -232,6 +264,9 @@ class Part:
                 seconds = json.loads((self.job(method, seed) / "train.json").read_text(encoding="utf-8"))["seconds"]
                 record["timing"]["train_seconds"] = seconds
                 out.append((Source(folder, fold=self.fold), record))
+        if self.has_reference:
+            folder = self.folder / "reference"
+            out.append((Source(folder, fold=self.fold), json.loads((folder / RUN).read_text(encoding="utf-8"))))
         return out
 
     @staticmethod
@@ -247,20 +282,15 @@ class Part:
             self.__dict__.pop(name, None)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars and deprecation notes of libraries, which a job of a suite would repeat dozens of times."""
-    from transformers.utils import logging
+def reference_scorer(folder: Path, splits: Mapping[str, Any], history: UserHistory) -> Scorer:
+    """The ceiling of a generated population; elsewhere item-id factors, which no model that reads texts needs to beat."""
+    if (folder / "truth" / "truth.json").is_file():
+        from .reference import CeilingScorer
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        try:
-            yield
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+        return CeilingScorer(folder, history)
+    from .item_factors import ItemFactorScorer
+
+    return ItemFactorScorer(splits, history)
 
 
 def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:
@@ -270,54 +300,6 @@ def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:
         for name in spec.methods
         if user_model_class(spec.settings(name, dataset).get("user_model", "vpl")).uses_context
     ]
-
-
-def train_reward_model(
-    settings: Mapping[str, Any],
-    splits: Mapping[str, Any],
-    output_dir: Path,
-    seed: int,
-    show: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Trains one reward model quietly and saves it; `settings` are those of [`PersonalizedRewardConfig`].
-
-    `model_name_or_path` names a backbone to train; without one `encoder` gives frozen features.
-    """
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
-
-    from ..trainers.reward_config import PersonalizedRewardConfig
-    from ..trainers.reward_trainer import PersonalizedRewardTrainer
-
-    settings = dict(settings)
-    backbone = settings.pop("model_name_or_path", None)
-    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "eval_strategy": "no"}
-    try:
-        args = PersonalizedRewardConfig(output_dir=str(output_dir), seed=seed, **{**quiet, **settings})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"training settings: {error}") from None
-
-    class Show(TrainerCallback):
-        said = 0.0
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if time.monotonic() - self.said > 0.5:
-                self.said = time.monotonic()
-                show(f"step {state.global_step} of {state.max_steps}")
-
-    evaluate = args.eval_strategy != "no" or args.load_best_model_at_end
-    trainer = PersonalizedRewardTrainer(
-        model=backbone,
-        args=args,
-        train_dataset=splits["train"],
-        eval_dataset={"validation": splits["validation"]} if evaluate and "validation" in splits else None,
-        callbacks=[Show()],
-    )
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.train()
-    trainer.save_model(str(output_dir))
-    for checkpoint in output_dir.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
 
 
 def _hash(*parts: Any) -> str:

@@ -108,9 +108,9 @@ def headline_table(section: Section, split: str | None = None) -> Table:
     ]
     share = any(metric(result, split, last, "share_of_attainable") for result, _ in shown)
     versus = next((result["baseline"] for result in section.results if result.get("baseline")), None)
-    columns = ["method", *(f"k = {k}" for k in sizes), f"over own k = 0 (k = {last})"]
-    columns += [f"over {versus} (k = {last})"] if versus else []
-    columns += ["share of attainable gain"] if share else []
+    columns = ["method", *(f"k = {k}" for k in sizes), "over own k = 0"]
+    columns += [f"over {versus}"] if versus else []
+    columns += ["% of attainable"] if share else []
     rows = []
     for result, _ in shown:
         row = [label(result), *(interval(metric(result, split, k, "accuracy")) for k in sizes)]
@@ -119,7 +119,7 @@ def headline_table(section: Section, split: str | None = None) -> Table:
             row.append(interval(metric(result, split, last, "gain_over_btl"), sign=True))
         if share:
             found = metric(result, split, last, "share_of_attainable")
-            row.append(f"{interval(found)} %" if found else "–")
+            row.append(interval(found))
         rows.append(row)
     counts = next((metric(result, split, last, "accuracy") for result, _ in shown), None)
     seeds = sorted({len(result["seeds"]) for result in section.results})
@@ -128,7 +128,9 @@ def headline_table(section: Section, split: str | None = None) -> Table:
         seeds_text = (
             f"{seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         )
-        notes.append(f"{counts['n_users']:,} users, {counts['n_pairs']:,} pairs, {seeds_text}; % with 95 % intervals.")
+        notes.append(
+            f"{counts['n_users']:,} users, {counts['n_pairs']:,} pairs, {seeds_text}; % with 95 % intervals; gains at k = {last}."
+        )
     title = f"{section.dataset}: accuracy, {SPLIT_TITLES.get(split, split)}"
     return Table(title, columns, rows, notes, {number for number, (_, marked) in enumerate(shown) if marked})
 
