@@ -127,7 +127,8 @@ class SummarizerConfig(GRPOConfig):
         for name in ("anchor_share", "replay_share", "frozen_reader_weight", "length_penalty"):
             if getattr(self, name) < 0 or (name == "frozen_reader_weight" and getattr(self, name) > 1):
                 raise ConfigError(f"`{name}` is {getattr(self, name)}; a share is expected.")
-        self.check_boundary(self.save_steps, "save_steps") if str(self.save_strategy).endswith("steps") else None
+        if self.save_strategy == "steps":
+            self.check_boundary(self.save_steps, "save_steps")
         build_config(user_model_class(self.method).config_class, self.user_model_kwargs, self.method)
 
     @property

@@ -1,0 +1,250 @@
+"""Two models that learn together: both change, both come back from a checkpoint, and mistakes are refused early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from pluralrlhf.errors import ConfigError
+from pluralrlhf.trainers.summarizer_config import SummarizerConfig
+from pluralrlhf.trainers.summarizer_start import TinyStartConfig, TopicStatements, train_start
+from pluralrlhf.trainers.summarizer_trainer import SummarizerTrainer
+from pluralrlhf.user_models.text import UserContext
+from pluralrlhf.user_models.text.plus import PlusConfig
+from tests.tiny import pet_dataset
+
+TOPICS = {"cat": ["cats", "cat"], "dog": ["dogs", "dog"]}
+KWARGS = {"context_prompts": False, "max_words": 12}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("start")
+    config = TinyStartConfig(topics=TOPICS, steps=2, batch_size=4, hidden_size=32, reader_hidden_size=32, n_context=2)
+    return [str(path) for path in train_start(pet_dataset(), folder, config, PlusConfig(**KWARGS))]
+
+
+def settings(folder, **kwargs) -> SummarizerConfig:
+    given = {
+        "output_dir": str(folder),
+        "topics": TOPICS,
+        "user_model_kwargs": KWARGS,
+        "n_context": 2,
+        "num_generations": 2,
+        "per_device_train_batch_size": 8,
+        "max_completion_length": 6,
+        "max_steps": 4,
+        "save_steps": 2,
+        "learning_rate": 1e-3,
+        "reward_learning_rate": 1e-3,
+        "warmup_reward_steps": 2,
+        "warmup_batch_size": 4,
+        "beta": 0.03,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+    }
+    return SummarizerConfig(**(given | kwargs))
+
+
+def trainer(folder, start, **kwargs) -> SummarizerTrainer:
+    return SummarizerTrainer(
+        model=start[0],
+        reward_model=start[1],
+        args=settings(folder, **kwargs),
+        train_dataset=pet_dataset(),
+        eval_dataset=pet_dataset(n_users=4, seed=1, first_user=100),
+    )
+
+
+def weights(one: SummarizerTrainer) -> tuple[dict, dict]:
+    copies = ({k: v.detach().clone() for k, v in m.state_dict().items()} for m in (one.model, one.reader))
+    return next(copies), next(copies)
+
+
+def changed(before: dict, after: dict) -> bool:
+    return any(not torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, start):
+    folder = tmp_path_factory.mktemp("run")
+    one = trainer(folder, start, frozen_reader_weight=0.5)
+    before = weights(one)
+    one.train()
+    return folder, before, weights(one), one
+
+
+def test_both_models_learn(finished):
+    _, before, after, _ = finished
+    assert changed(before[0], after[0])
+    assert changed(before[1], after[1])
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(finished, start):
+    folder, _, expected, _ = finished
+    again = trainer(folder, start, frozen_reader_weight=0.5)
+    again.train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+    for mine, theirs in zip(weights(again), expected):
+        for name in theirs:
+            assert torch.equal(mine[name], theirs[name]), name
+
+
+def test_a_checkpoint_that_lacks_the_reward_model_is_refused(finished, start, tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(ConfigError, match="pair_state"):
+        trainer(tmp_path, start).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_methods_freeze_what_they_say(tmp_path, start):
+    one = trainer(tmp_path / "a", start, method="plus_untrained", max_steps=2)
+    before = weights(one)
+    one.train()
+    assert not changed(before[0], weights(one)[0])
+    assert changed(before[1], weights(one)[1])
+    two = trainer(tmp_path / "b", start, method="plus_frozen_rm", max_steps=2)
+    two.warm_up()
+    two.warm_up = lambda: None
+    before = weights(two)
+    two.train()
+    assert changed(before[0], weights(two)[0])
+    assert not changed(before[1], weights(two)[1])
+
+
+def test_a_saved_pair_scores_as_in_training(finished, tmp_path):
+    from pluralrlhf.modeling import PersonalizedRewardModel
+
+    _, _, _, one = finished
+    one.args.keep_best = False
+    one.save_model(str(tmp_path))
+    model = PersonalizedRewardModel.from_pretrained(str(tmp_path)).eval()
+    pairs = [one.pairs.row(row) for row in range(2)]
+    state = model.encode_user(pairs)
+    expected = one.reader.user_model.texts([UserContext(tuple(pairs))])
+    assert state.texts == expected
+    target = one.pairs.row(5)
+    margin = one.margins(np.array([5]), expected)[0]
+    rewards = model.score([target["prompt"]] * 2, [target["chosen"], target["rejected"]], state)
+    assert float(rewards[0] - rewards[1]) == pytest.approx(margin, abs=1e-5)
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_contexts_and_targets_share_nothing_and_are_the_same_for_a_group(finished):
+    _, _, _, one = finished
+    history = one.pairs.history
+    for user in one._train_users:
+        context, targets = one._draw_training(user, "salt")
+        again = one._draw_training(user, "salt")
+        assert np.array_equal(context, again[0]) and np.array_equal(targets, again[1])
+        assert len(targets) == 2
+        assert not history.conflicts(targets, context).any()
+        assert set(history.user[np.r_[context, targets]]) == {user}
+
+
+def test_settings_that_cannot_be_exact_or_cannot_be_sharded_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="boundary between generations"):
+        settings(tmp_path, gradient_accumulation_steps=1, steps_per_generation=4, save_steps=2)
+    with pytest.raises(ConfigError, match="two models"):
+        settings(tmp_path, fsdp="full_shard", fsdp_config={"fsdp_transformer_layer_cls_to_wrap": "X"})
+    with pytest.raises(ConfigError, match="`method`"):
+        settings(tmp_path, method="pluss")
+
+
+def test_the_start_states_a_random_side_and_the_warm_up_the_contexts():
+    statements = TopicStatements(TOPICS)
+    pairs = [{"prompt": "p", "chosen": "the cat is best .", "rejected": "the dog is best ."}]
+    turned = [{**pairs[0], "chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]}]
+    said = [statements.random_side(UserContext(pairs), np.random.default_rng(i)) for i in range(200)]
+    # The same draws whatever was preferred: nothing of the choice enters a text that the summariser learns to write.
+    assert said == [statements.random_side(UserContext(turned), np.random.default_rng(i)) for i in range(200)]
+    first = np.mean([text.index("cats") < text.index("dogs") for text in said])
+    assert 0.35 < first < 0.65
+    shown = statements.of_context(UserContext(pairs))
+    assert shown.index("cats") < shown.index("dogs")
+    turned = statements.of_context(UserContext(turned))
+    assert turned.index("dogs") < turned.index("cats")
+
+
+def command(folder, data, start, *more) -> list[str]:
+    given = settings(folder)
+    flags = {
+        k: getattr(given, k)
+        for k in ("num_generations", "per_device_train_batch_size", "max_completion_length", "n_context")
+    }
+    flags |= {"learning_rate": 1e-3, "reward_learning_rate": 1e-3, "warmup_reward_steps": 2, "warmup_batch_size": 4}
+    flags |= {
+        "user_model_kwargs": json.dumps(KWARGS),
+        "topics": json.dumps(TOPICS),
+        "report_to": "none",
+        "save_steps": 2,
+    }
+    flags |= {
+        "model_name_or_path": start[0],
+        "reward_model": start[1],
+        "disable_tqdm": True,
+        "data": data,
+        "beta": 0.0,
+    }
+    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    return ["-m", "pluralrlhf.cli.train_summarizer", "--output_dir", str(folder), *words, *more]
+
+
+@pytest.fixture(scope="module")
+def folder_of_pairs(tmp_path_factory):
+    from pluralrlhf.data import build_dataset
+    from pluralrlhf.data.populations.pets import Pets
+
+    source = Pets(n_users=24, pairs_per_user=10, unseen_pairs_per_user=2, n_pairs=40)
+    return str(build_dataset(source, tmp_path_factory.mktemp("pairs") / "pets", progress=False))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, folder_of_pairs, start):
+    from safetensors.torch import load_file
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    steps = ["--max_steps", "12"]
+    subprocess.run([sys.executable, *command(whole, folder_of_pairs, start, *steps)], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [sys.executable, *command(killed, folder_of_pairs, start, *steps)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # Twelve steps take less time than noticing the second checkpoint and killing, were it not for the wait on the file.
+    deadline = time.time() + 300
+    while not (killed / "checkpoint-4" / "pair_state.json").exists() and time.time() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model.safetensors").exists(), "the run ended before it could be killed"
+    resume = command(killed, folder_of_pairs, start, *steps, "--resume", "true")
+    subprocess.run([sys.executable, *resume], check=True, capture_output=True)
+    for name in ("model.safetensors", "summarizer/model.safetensors"):
+        ours, theirs = load_file(str(killed / name)), load_file(str(whole / name))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_pair(tmp_path, folder_of_pairs, start):
+    launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--main_process_port", "29571"]
+    arguments = command(tmp_path, folder_of_pairs, start, "--max_steps", "2")
+    subprocess.run([sys.executable, *launch, *arguments], check=True, capture_output=True, timeout=500)
+    assert (tmp_path / "model.safetensors").is_file()
+    assert (tmp_path / "summarizer" / "model.safetensors").is_file()
+
+
+def test_a_dataset_of_users_with_one_pair_is_refused(tmp_path, start):
+    rows = [row for row in pet_dataset() if row["pair_id"].endswith("-0")]
+    with pytest.raises(ConfigError, match="no user has more than"):
+        SummarizerTrainer(
+            model=start[0], reward_model=start[1], args=settings(tmp_path), train_dataset=Dataset.from_list(rows)
+        )
