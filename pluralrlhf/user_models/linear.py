@@ -85,6 +85,44 @@ def newton_posterior(
     return w, precision_matrix, torch.linalg.cholesky(precision_matrix + 1e-6 * eye)
 
 
+def simplex_posterior(
+    design: Tensor, offset: Tensor, mask: Tensor, mean: Tensor, precision: Tensor, steps: int = 6
+) -> tuple[Tensor, Tensor]:
+    """As `newton_posterior` for weights w = softmax(a) with a Gaussian prior on the logits a.
+
+    Gauss-Newton steps, whose curvature is positive also where the likelihood is not concave in a, with a graph through
+    all of them.
+
+    Args:
+        design, offset, mask, mean, precision: As for `newton_posterior`; the prior is that of a.
+        steps: Number of steps.
+
+    Returns:
+        Weights (B, q) on the simplex, and their covariance (B, q, q) by the Laplace approximation in a.
+    """
+    n_users, _, q = design.shape
+    mask = mask.to(design.dtype)
+    prior, a = torch.diag_embed(precision), mean.expand(n_users, q)
+
+    def linearized(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        w = a.softmax(-1)
+        logits = offset + (design @ w[..., None]).squeeze(-1)
+        jacobian = torch.diag_embed(w) - w[:, :, None] * w[:, None]
+        slopes = design @ jacobian
+        weight = torch.sigmoid(logits) * torch.sigmoid(-logits) * mask
+        return w, jacobian, slopes, slopes.transpose(1, 2) @ (weight[..., None] * slopes) + prior
+
+    for _ in range(steps):
+        w, _, slopes, hessian = linearized(a)
+        logits = offset + (design @ w[..., None]).squeeze(-1)
+        gradient = ((torch.sigmoid(-logits) * mask)[:, None] @ slopes).squeeze(1) - precision * (a - mean)
+        move = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(hessian)).squeeze(-1)
+        # A logit that jumps further than this leaves the region in which the linearisation means anything.
+        a = a + 2 * torch.tanh(move / 2)
+    w, jacobian, _, hessian = linearized(a)
+    return w, jacobian @ torch.cholesky_inverse(torch.linalg.cholesky(hessian)) @ jacobian
+
+
 def moderate(margin: Tensor, variance: Tensor) -> Tensor:
     """The logit whose sigmoid is about E sigma(x), x ~ N(margin, variance) (MacKay 1992), elementwise."""
     return margin / torch.sqrt(1 + math.pi / 8 * variance)
