@@ -244,7 +244,7 @@ class Part:
 
     def _refer(self, folder: Path) -> None:
         run_scorers(
-            [reference_scorer(self.data, self.pairs, self.evaluation.history)],
+            [reference_scorer(self.data, self.evaluation)],
             self.evaluation,
             folder,
             splits=self.splits,
@@ -282,15 +282,15 @@ class Part:
             self.__dict__.pop(name, None)
 
 
-def reference_scorer(folder: Path, splits: Mapping[str, Any], history: UserHistory) -> Scorer:
-    """The ceiling of a generated population; elsewhere item-id factors, which no model that reads texts needs to beat."""
+def reference_scorer(folder: Path, evaluation: EvaluationData) -> Scorer:
+    """The ceiling of a generated population; elsewhere item-id factors, which say what seen items hold."""
     if (folder / "truth" / "truth.json").is_file():
         from .reference import CeilingScorer
 
-        return CeilingScorer(folder, history)
-    from .item_factors import ItemFactorScorer
+        return CeilingScorer(folder, evaluation.history)
+    from .item_factors import ItemFactorsScorer
 
-    return ItemFactorScorer(splits, history)
+    return ItemFactorsScorer(evaluation.history, evaluation.opinions)
 
 
 def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:

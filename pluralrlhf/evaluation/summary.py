@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import DataError
 from .results import DEFINITIONS, method_results
 from .storage import RUN, SCHEMA_VERSION, Source, load_scores
-from .verdicts import verdict
+from .verdicts import knows, reference_title, verdict
 
 RESULTS = "results.json"
 _PACKAGES = ("pluralrlhf", "torch", "transformers", "trl", "datasets", "sentence-transformers", "numpy", "pyarrow")
@@ -88,7 +88,8 @@ def collect(
             if name not in scores.seeds:
                 continue
             options = {"baseline": dataset.baseline if dataset.baseline in scores.seeds else None, "seed": seed}
-            options["ceiling"] = dataset.ceiling if dataset.ceiling in scores.seeds else None
+            known = dataset.ceiling in scores.seeds and knows(dataset.ceiling, split)
+            options["ceiling"] = dataset.ceiling if known else None
             metrics, controls = method_results(scores, name, n_replicates=n_replicates, **options)
             for k, values in metrics.items():
                 values.update(_context(dataset.runs, name, split, k))
@@ -162,7 +163,8 @@ def _verdicts(results: dict[str, dict], name: str, dataset: Dataset, placebo_gai
     for split, found in results[name]["splits"].items():
         sizes = found["n_context"]
         k = max(sizes, key=int)
-        ceiling = results.get(dataset.ceiling, {}).get("splits", {}).get(split, {}).get("n_context", {}).get(k, {})
+        reference = dataset.ceiling if knows(dataset.ceiling, split) else None
+        ceiling = results.get(reference, {}).get("splits", {}).get(split, {}).get("n_context", {}).get(k, {})
         out[split] = {
             "n_context": int(k),
             **verdict(
@@ -170,6 +172,7 @@ def _verdicts(results: dict[str, dict], name: str, dataset: Dataset, placebo_gai
                 results[name]["controls"].get(split, {}).get(k),
                 uses_context=results[name]["uses_context"],
                 ceiling_gain=ceiling.get("gain_over_btl") if name != dataset.ceiling else None,
+                ceiling=reference_title(dataset.ceiling) if dataset.ceiling else "ceiling",
                 placebo_gain=placebo_gain.get(split, {}).get(k),
                 baseline=dataset.baseline or "btl",
             ),

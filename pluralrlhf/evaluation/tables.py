@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .verdicts import SPLIT_TITLES, headline_split, interval, points
+from .verdicts import EXACT_CEILING, SPLIT_TITLES, headline_split, interval, points, reference_title
 
 Results = Sequence[Mapping[str, Any]]
 
@@ -92,7 +92,7 @@ def label(result: Mapping[str, Any]) -> str:
     if result.get("placebo_of"):
         return f"placebo ({result['method']})"
     if result["method"] == result.get("ceiling"):
-        return result["method"] if result["method"].startswith("ceiling") else f"ceiling ({result['method']})"
+        return reference_title(result["method"])
     return result["method"]
 
 
@@ -110,7 +110,8 @@ def headline_table(section: Section, split: str | None = None) -> Table:
     versus = next((result["baseline"] for result in section.results if result.get("baseline")), None)
     columns = ["method", *(f"k = {k}" for k in sizes), "over own k = 0"]
     columns += [f"over {versus}"] if versus else []
-    columns += ["% of attainable"] if share else []
+    exact = any(result.get("ceiling") == EXACT_CEILING for result in section.results)
+    columns += ["% of attainable" if exact else "% of reference"] if share else []
     rows = []
     for result, _ in shown:
         row = [label(result), *(interval(metric(result, split, k, "accuracy")) for k in sizes)]

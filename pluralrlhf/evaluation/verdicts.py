@@ -56,6 +56,20 @@ def _below(metric: Mapping[str, Any] | None, bound: float = 0.0) -> bool:
     return bool(metric and metric.get("ci95") and metric["ci95"][1] < bound)
 
 
+EXACT_CEILING = "ceiling"
+"""Name of the ceiling that knows the truth. Another one is a reference: methods may pass it."""
+
+
+def reference_title(ceiling: str) -> str:
+    """What a ceiling is called: by its name where it knows the truth, as a reference elsewhere."""
+    return ceiling if ceiling == EXACT_CEILING else f"reference ({ceiling.replace('_', ' ')})"
+
+
+def knows(ceiling: str | None, split: str) -> bool:
+    """Whether a ceiling says what is to find on a split; item-id factors know nothing of items never seen."""
+    return ceiling == EXACT_CEILING or (ceiling is not None and "unseen_items" not in split)
+
+
 def nothing_to_find(ceiling_gain: Mapping[str, Any] | None, placebo_gain: Mapping[str, Any] | None) -> bool:
     """Whether even the ceiling gains no more over a model without users than what a placebo shows."""
     if not ceiling_gain or not ceiling_gain.get("ci95"):
@@ -72,6 +86,7 @@ def verdict(
     ceiling_gain: Mapping[str, Any] | None = None,
     placebo_gain: Mapping[str, Any] | None = None,
     baseline: str = "btl",
+    ceiling: str = "ceiling",
 ) -> dict[str, str]:
     """What a method does with its user, at one number of context pairs.
 
@@ -82,6 +97,7 @@ def verdict(
         ceiling_gain: The ceiling's `gain_over_btl`, where there is a ceiling.
         placebo_gain: The gain of a personalised method trained on placebo data, where there is one.
         baseline: Name of the method without users that `gain_over_btl` compares with.
+        ceiling: Name of the ceiling.
 
     Returns:
         `kind`, one of `no_user`, `ignores_user`, `uses_user`, `any_context`, `harmed`, `nothing_to_find`, `no_gain`,
@@ -99,7 +115,7 @@ def verdict(
     if nothing_to_find(ceiling_gain, placebo_gain):
         against = "placebo" if placebo_gain else "no gain"
         nothing = (
-            f"nothing to find here: the ceiling, {interval(ceiling_gain, True)} over {baseline}, equals {against}"
+            f"nothing to find here: the {ceiling}, {interval(ceiling_gain, True)} over {baseline}, equals {against}"
         )
     flip = controls.get("flip_rate")
     if flip and flip["value"] is not None and flip["value"] < COLLAPSE:

@@ -25,7 +25,15 @@ from pluralrlhf.evaluation.tables import (
     sections,
     to_markdown,
 )
-from pluralrlhf.evaluation.verdicts import headline_split, interval, nothing_to_find, points, verdict
+from pluralrlhf.evaluation.verdicts import (
+    headline_split,
+    interval,
+    knows,
+    nothing_to_find,
+    points,
+    reference_title,
+    verdict,
+)
 
 SPLITS = ["validation", "test_unseen_users_seen_items", "test_unseen_users_unseen_items"]
 
@@ -38,7 +46,8 @@ def number(value, low=None, high=None):
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     splits, data = population()
-    scorers = [cls(splits, data, cls.__name__.lower()) for cls in (Baseline, Oracle, Global, AnyContext)]
+    names = {Baseline: "baseline", Oracle: "ceiling", Global: "global", AnyContext: "anycontext"}
+    scorers = [cls(splits, data, name) for cls, name in names.items()]
     runs = [
         run_scorers([scorer], data, folder / scorer.method, splits=SPLITS, n_context=[2, 6], progress=False)
         for scorer in scorers
@@ -48,7 +57,7 @@ def results(tmp_path_factory):
         sources=[Source(folder / scorer.method) for scorer in scorers],
         runs=runs,
         baseline="baseline",
-        ceiling="oracle",
+        ceiling="ceiling",
         info={"data": "data/toy", "data_sha256": "abc", "dropped": {"mixed_items": 3}},
     )
     return folder, collect(dataset, command="pluralrlhf eval ...", n_replicates=100)
@@ -104,7 +113,7 @@ def test_verdicts_are_in_the_results(results):
     kinds = {result["method"]: result["verdicts"][SPLITS[0]]["kind"] for result in results[1]}
     assert kinds == {
         "baseline": "no_user",
-        "oracle": "uses_user",
+        "ceiling": "uses_user",
         "global": "ignores_user",
         "anycontext": "ignores_user",
     }
@@ -132,6 +141,12 @@ def test_a_wide_ceiling_is_no_proof_that_nothing_is_to_find():
     assert not nothing_to_find(None, None)
 
 
+def test_item_factors_do_not_speak_of_items_never_seen():
+    assert knows("ceiling", "test_unseen_users_unseen_items") and knows("item_factors", "test_unseen_users_seen_items")
+    assert not knows("item_factors", "test_unseen_users_unseen_items") and not knows(None, "validation")
+    assert reference_title("item_factors") == "reference (item factors)" and reference_title("ceiling") == "ceiling"
+
+
 def test_numbers_in_words():
     assert points(0.1234) == "12.3" and points(0.1234, True) == "+12.3"
     assert points(-0.0001, True) == "0.0" and points(0.0, True) == "0.0" and points(-0.0004) == "0.0"
@@ -151,15 +166,15 @@ def test_tables(results):
     headline = headline_table(section)
     assert headline.columns[:4] == ["method", "k = 0", "k = 2", "k = 6"]
     rows = {row[0]: row for row in headline.rows}
-    assert rows["ceiling (oracle)"][3] == "100.0 [100.0, 100.0]"
+    assert rows["ceiling"][3] == "100.0 [100.0, 100.0]"
     assert rows["baseline"][4] == "–", "a method without a user has no gain over its own k = 0"
     assert rows["global"][-1].startswith("0.0"), "its share of the attainable gain"
-    assert headline.marked == {headline.rows.index(rows["ceiling (oracle)"])}
+    assert headline.marked == {headline.rows.index(rows["ceiling"])}
     controls = controls_table(section)
     assert "another type's" in controls.columns and len(controls.rows) == 4
     assert "calibration error" in quality_table(section).columns
     assert folds_table(section) is None
-    assert "global" in detectable(section) and "oracle" not in detectable(section)
+    assert "global" in detectable(section) and "ceiling" not in detectable(section)
     assert to_markdown(headline).count("\n|") == 6
 
 
@@ -182,7 +197,7 @@ def test_printed_and_written_summaries_name_every_method(results):
     out = io.StringIO()
     print_summary(results[1], Console(file=out, width=200))
     text = markdown_summary(results[1], "Toy")
-    for method in ("baseline", "oracle", "global", "anycontext"):
+    for method in ("baseline", "ceiling", "global", "anycontext"):
         assert method in out.getvalue() and method in text
     assert "Smallest gain that this data would have shown" in out.getvalue()
     assert "does not use the user" in text
