@@ -83,57 +83,6 @@ def summary_html(results: dict[str, Any]) -> str:
             sizes = [f"{s['turns']['value']:.2f}", f"{s['tokens']['value']:.1f}", f"{100 * s['invalid']:.1f} %"]
             shares = f"{s['shares']['total_variation']:.3f}"
             rows.append([checkpoint, split, success, f"{low:.3f} to {high:.3f}", *sizes, str(s["failed"]), shares])
-    cells = "".join(
-            f'<i class="{"t" if u == true else ""}" style="height:{max(1, round(36 * p))}px" '
-            f'title="{escape(types[u])}: {p:.2f}"></i>'
-            for u, p in enumerate(belief)
-        )
-        return f'<div class="bars">{cells}</div>'
-
-    rows = [f"<small>user: {escape(types[true])}; ended: {escape(str(conversation.ended))}</small>"]
-    rows += [f'<div class="u">{escape(m["content"])}</div>' for m in conversation.prompt] + [bars(beliefs[0])]
-    for t, turn in enumerate(conversation.turns):
-        bad = " i" if turn.act.kind == "invalid" else ""
-        rows.append(
-            f'<div class="a{bad}">{escape(turn.agent)} <small>{turn.act.kind}, {rewards[t]:+.2f}</small></div>'
-        )
-        if turn.user is not None:
-            rows.append(f'<div class="u">{escape(turn.user)}</div>')
-        rows.append(bars(beliefs[t + 1]))
-    return '<div class="talk">' + "\n".join(rows) + "</div>"
-
-
-def conversations_html(
-    conversations: Sequence[Conversation], world: World, belief: Belief, curiosity: Any, n: int = 6
-) -> str:
-    """The first `n` conversations that did not fail, as an HTML fragment without its style sheet."""
-    from ..environments.base import turn_counts
-    from ..rewards.curiosity import intrinsic_rewards
-
-    shown = [c for c in conversations if not c.failed][:n]
-    if not shown:
-        return "<p>No conversation reached its end.</p>"
-    beliefs = belief.beliefs([c.messages for c in shown])
-    types = np.array([c.profile.type_index for c in shown])
-    rewards = intrinsic_rewards(beliefs, types, turn_counts(shown), curiosity)
-    return "\n".join(conversation_html(c, b, r, world.types) for c, b, r in zip(shown, beliefs, rewards))
-
-
-def summary_html(results: dict[str, Any]) -> str:
-    """The table of `results.json["checkpoints"]`: one row a checkpoint and split."""
-    head = ["checkpoint", "users", "success", "95 % interval", "turns", "tokens", "invalid", "failed", "shares off by"]
-    rows = []
-    for checkpoint, splits in results["checkpoints"].items():
-        for split, s in splits.items():
-            if "success" not in s:
-                rows.append([checkpoint, split, "-", "all failed", "-", "-", "-", str(s["failed"]), "-"])
-                continue
-            low, high = s["success"]["ci95"]
-            rows.append(
-                [checkpoint, split, f"{s['success']['value']:.3f}", f"{low:.3f} to {high:.3f}"]
-                + [f"{s['turns']['value']:.2f}", f"{s['tokens']['value']:.1f}", f"{100 * s['invalid']:.1f} %"]
-                + [str(s["failed"]), f"{s['shares']['total_variation']:.3f}"]
-            )
     cells = lambda tag, row: "".join(f"<{tag}>{escape(x)}</{tag}>" for x in row)  # noqa: E731
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f'<table class="policy"><tr>{cells("th", head)}</tr>\n{body}</table>'

@@ -64,7 +64,8 @@ class LanguageModelBelief:
             messages = [clean(m) for m in transcript]
             starts = [i for i, m in enumerate(messages) if m["role"] == "assistant"] + [len(messages)]
             for t, end in enumerate(starts):
-                said = messages[:end]
+                # A transcript that the assistant opens has an empty first prefix, which templates refuse.
+                said = messages[:end] or [{"role": "user", "content": ""}]
                 if self.question is not None:
                     said = [*said, {"role": "user", "content": self.question}]
                 text = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
