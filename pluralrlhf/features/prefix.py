@@ -92,7 +92,9 @@ class PrefixTokenizer:
         target = list(target_ids) if target_ids is not None else None
         if not prefix:
             if target is None:
-                target = tokenize_response(self.tokenizer, prompt, response, max_length)[0]
+                # As messages, also where they are plain texts: what stands in front must not change the rest.
+                messages = as_messages(prompt, "user"), as_messages(response, "assistant")
+                return tokenize_response(self.tokenizer, *messages, max_length)
             return target, False
         try:
             ids = self._join(prefix, prompt, response, target)

@@ -47,6 +47,13 @@ class SummarizerConfig(GRPOConfig):
     n_context: int = field(default=8, metadata={"help": "Most pairs of context."})
     min_context: int = field(default=1, metadata={"help": "Fewest pairs of context; each step draws the number."})
     n_targets: int = field(default=2, metadata={"help": "Pairs outside the context that judge a summary."})
+    reward_form: str = field(
+        default="log_probability",
+        metadata={
+            "help": "`log_probability`: log sigma(r+ - r-), as published. `probability`: sigma(r+ - r-), which a reader "
+            "that is sure of itself does not turn into a reward for saying nothing."
+        },
+    )
     max_context_tokens: int | None = field(
         default=None, metadata={"help": "Longest prompt of the summariser; pairs that do not fit are left out."}
     )
@@ -113,6 +120,8 @@ class SummarizerConfig(GRPOConfig):
         super().__post_init__()
         if self.method not in METHODS:
             raise ConfigError(f"`method` is {self.method!r}; use {', '.join(METHODS)}.")
+        if self.reward_form not in ("log_probability", "probability"):
+            raise ConfigError(f"`reward_form` is {self.reward_form!r}; use log_probability or probability.")
         if self.fsdp or self.deepspeed:
             name = "fsdp" if self.fsdp else "deepspeed"
             raise ConfigError(

@@ -236,12 +236,12 @@ class SummarizerTrainer(GRPOTrainer):
         return first_words(clean(text), self.reader.user_model.config.max_words)
 
     def prediction_reward(self, prompts, completions, targets, **kwargs) -> list[float]:
-        """Mean over the targets of log sigma(r+ - r-) under each summary."""
+        """Mean over the targets of log sigma(r+ - r-) under each summary, or of the probability itself."""
         self._texts = [self._summary(completion) for completion in completions]
-        rewards = self._log_likelihood(self.reader, self._texts, targets)
+        rewards = self._prediction(self.reader, self._texts, targets)
         weight = self.args.frozen_reader_weight
         if weight and self.frozen_reader is not None:
-            frozen = self._log_likelihood(self.frozen_reader, self._texts, targets)
+            frozen = self._prediction(self.frozen_reader, self._texts, targets)
             rewards = (1 - weight) * rewards + weight * frozen
         words = [len(text.split()) for text in self._texts]
         mode = "train" if self.model.training else "eval"
@@ -255,11 +255,12 @@ class SummarizerTrainer(GRPOTrainer):
         words = [len(self._summary(completion).split()) for completion in completions]
         return [-self.args.length_penalty * max(0, n - target) / target for n in words]
 
-    def _log_likelihood(self, reader, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> np.ndarray:
-        """(n,) mean log-likelihood of each text's target pairs."""
+    def _prediction(self, reader, texts: Sequence[str], targets: Sequence[Sequence[int]]) -> np.ndarray:
+        """(n,) mean (log-)probability of the choices in each text's target pairs."""
         owner = np.repeat(np.arange(len(texts)), [len(rows) for rows in targets])
         margins = self.margins(np.concatenate([np.asarray(r) for r in targets]), [texts[i] for i in owner], reader)
         values = -np.logaddexp(0, -margins)
+        values = np.exp(values) if self.args.reward_form == "probability" else values
         return np.bincount(owner, values, len(texts)) / np.bincount(owner, minlength=len(texts))
 
     @torch.no_grad()

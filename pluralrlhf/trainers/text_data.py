@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from ..features.prefix import PrefixTokenizer
+from ..features.tokenization import as_messages
 from ..user_models.text import UserContext
 from .pair_data import SIDES, PairData
 
@@ -56,6 +57,11 @@ class TextPairData(PairData):
         self._tokenizer = None if self.frozen else PrefixTokenizer(model.tokenizer)
         self._rows: dict[int, PairRow] = {}
         self._texts_cut = 0
+
+    def _texts(self, dataset: Any):
+        # As messages, also where they are plain texts: what stands in front must not change the rest.
+        for prompt, chosen, rejected in super()._texts(dataset):
+            yield as_messages(prompt, "user"), as_messages(chosen, "assistant"), as_messages(rejected, "assistant")
 
     def row(self, number: int) -> PairRow:
         """The texts of a global row."""
