@@ -7,7 +7,7 @@ given to what the user really chose: `sigmoid(margin)`, or a predictive probabil
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +17,7 @@ N_BINS = 10
 # Pairs with more item ids than this are rare, and the number of subsets doubles with each one.
 _MAX_ITEMS_FOR_VARIANCE = 5
 _WEIGHTS_IN_MEMORY = 4_000_000
+_VALUES_IN_MEMORY = 16_000_000
 
 
 def correct(margin: np.ndarray) -> np.ndarray:
@@ -215,6 +216,10 @@ class CrossedBootstrap:
         n_pairs, n_columns, n_seeds = values.shape
         if n_pairs != len(self.users):
             raise ValueError(f"`values` has {n_pairs} rows for {len(self.users)} pairs")
+        step = max(1, _VALUES_IN_MEMORY // max(1, n_pairs * n_seeds))
+        if step < n_columns:
+            parts = [self.estimate(values[:, start : start + step]) for start in range(0, n_columns, step)]
+            return Estimate(*(np.concatenate([getattr(p, f.name) for p in parts], axis=-1) for f in fields(Estimate)))
         present = np.isfinite(values).all(axis=2)
         base = np.zeros((n_pairs, n_columns))
         pattern_of: dict[bytes, int] = {}

@@ -179,6 +179,16 @@ def test_seeds_widen_the_interval_and_the_draws_do_not_depend_on_the_columns():
     assert both.low == pytest.approx(np.concatenate([narrow.low, wide.low]))
 
 
+def test_columns_in_parts_are_the_columns_at_once(monkeypatch):
+    users, items, values = simulate(np.random.default_rng(0), items_a_pair=2)
+    columns = np.stack([values, values * 2, values**2, np.where(users == 3, np.nan, values), -values], axis=1)
+    whole = CrossedBootstrap(users, items, n_replicates=40).estimate(columns)
+    monkeypatch.setattr(metrics, "_VALUES_IN_MEMORY", 2 * len(users))
+    parts = CrossedBootstrap(users, items, n_replicates=40).estimate(columns)
+    for name in ("value", "low", "high", "n_users", "n_pairs", "replicates"):
+        assert getattr(parts, name) == pytest.approx(getattr(whole, name))
+
+
 def test_result_does_not_depend_on_names_or_on_the_memory_allowed(monkeypatch):
     users, items, values = simulate(np.random.default_rng(0), items_a_pair=2)
     expected = CrossedBootstrap(users, items, n_replicates=64).estimate(values[:, None])

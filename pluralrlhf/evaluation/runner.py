@@ -195,7 +195,7 @@ class _SplitRun:
         history = self.data.history
         rows = history.rows(self.contexts.split)
         self.rows = rows[np.lexsort((history.pair_key[rows], history.user[rows]))]
-        self._shown: set[int] = set()
+        self._shown = np.zeros(history.n_rows, dtype=bool)
         # Per user and number of context pairs: targets, pairs shown, distinct items shown, pairs that others judged.
         self._counts = np.zeros((len(self.sizes), 4, len(history.users)))
 
@@ -211,7 +211,7 @@ class _SplitRun:
             made = {name: self.contexts.make(name, rows, own) for name in self.contexts.names if name != "permuted"}
         self._count(rows, own, made["relabelled"][0] if "relabelled" in made else None)
         if any(not scorer.uses_context for scorer in self.scorers):
-            self._shown.update(np.unique(own.index[own.index >= 0]).tolist())
+            self._shown[own.index[own.index >= 0]] = True
         needed = np.concatenate([rows, own.index.reshape(-1), *(c.index.reshape(-1) for c, _ in made.values())])
         for scorer in self.scorers:
             if hasattr(scorer, "prepare"):
@@ -272,7 +272,7 @@ class _SplitRun:
 
     def context_pair_tables(self) -> Iterator[pa.Table]:
         """Scores without a context of all pairs that served as one, for methods that ignore it."""
-        rows = np.array(sorted(self._shown), dtype=np.int64)
+        rows = np.flatnonzero(self._shown)
         nothing = Context(np.zeros((0, 0), np.int64), np.zeros((0, 0), bool))
         for start in range(0, len(rows), self.batch_size):
             part = rows[start : start + self.batch_size]

@@ -126,11 +126,12 @@ class RewardModelScorer:
     def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
         # A fixed set of random users: a score does not depend on the batch it is computed in.
         with torch.inference_mode():
-            state = self.model.user_model.random_state(_RANDOM_USERS, torch.Generator().manual_seed(0))
+            generator = torch.Generator(self.device).manual_seed(0)
+            state = self.model.user_model.random_state(_RANDOM_USERS, generator)
         if state is None:
             return None
         users = torch.from_numpy((draw % np.uint64(_RANDOM_USERS)).astype(np.int64))
-        return self._score(rows, state.rows(users).to(self.device), predictive=False)
+        return self._score(rows, state.to(self.device).rows(users.to(self.device)), predictive=False)
 
     @torch.inference_mode()
     def _score(self, rows: np.ndarray, state, predictive: bool) -> Scores:
