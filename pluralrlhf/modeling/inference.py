@@ -1,0 +1,94 @@
+"""The reward model in use: users from their pairs, scores from texts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..features.tokenization import Messages
+from ..user_models import UserState
+from ..user_models.text import TextState
+from .text import encode_histories, text_rewards
+
+
+class UserInference:
+    """Methods of [`PersonalizedRewardModel`] that take texts; they put it in evaluation mode."""
+
+    def encode_user(self, pairs: Sequence[dict[str, Any]] | None = None) -> UserState:
+        """What the model makes of one user's labelled pairs.
+
+        Args:
+            pairs: Dictionaries with `prompt`, `chosen`, `rejected` (texts or message lists) and optionally `pair_id`;
+                none is the state of an unknown user.
+        """
+        state = self.encode_users([list(pairs or [])])
+        state.provenance["model"] = self.config.name_or_path
+        state.provenance["pair_ids"] = [pair.get("pair_id") for pair in pairs or []]
+        return state
+
+    @torch.no_grad()
+    def encode_users(self, histories: Sequence[Sequence[dict[str, Any]]]) -> UserState:
+        """States of several users at once, from a list of pairs each; see `encode_user`."""
+        self.eval()
+        pairs = [pair for history in histories for pair in history]
+        for number, pair in enumerate(pairs, 1):
+            missing = [key for key in ("prompt", "chosen", "rejected") if not pair.get(key)]
+            if missing:
+                raise ConfigError(f"`pairs`, number {number}: no {', '.join(missing)}. Each pair needs all three.")
+        if self.user_model.route == "text":
+            return encode_histories(self, histories)
+        prompts = [pair["prompt"] for pair in pairs]
+        sides = [self.featurize(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")]
+        counts = torch.tensor([len(history) for history in histories], dtype=torch.long)
+        mask = torch.arange(int(counts.max())) < counts[:, None]
+        index = torch.zeros(mask.shape, dtype=torch.long)
+        index[mask] = torch.arange(len(pairs))
+        device = self.user_model.feature_mean.device
+        return self.encode_context(len(counts), torch.stack(sides, 1), index.to(device), mask.to(device))
+
+    @torch.no_grad()
+    def score(
+        self, prompts: Sequence[Messages], responses: Sequence[Messages], state: UserState | None = None
+    ) -> Tensor:
+        """(n,) rewards of responses under the state of one user, of n users, or of an unknown user (`None`)."""
+        self.eval()
+        if self.user_model.route == "text":
+            if state is not None and len(self._checked(state)) not in (1, len(prompts)):
+                raise ConfigError(f"`state` holds {len(state)} users for {len(prompts)} responses; give 1 or as many.")
+            if state is not None and len(state) != len(prompts):
+                state = state.rows(torch.zeros(len(prompts), dtype=torch.long))
+            return text_rewards(self, prompts, responses, state)
+        features = self.user_model.standardize(self.featurize(prompts, responses))
+        state = self.encode_context(1) if state is None else self._checked(state)
+        if len(state) == 1 and len(features) != 1:
+            state = state.rows(torch.zeros(len(features), dtype=torch.long, device=features.device))
+        if len(state) != len(features):
+            raise ConfigError(f"`state` holds {len(state)} users for {len(features)} responses; give 1 or as many.")
+        return self.user_model.score(features, state)
+
+    @torch.no_grad()
+    def score_matrix(self, state: UserState, prompts: Sequence[Messages], responses: Sequence[Messages]) -> Tensor:
+        """(U, R) rewards of every response for every user in `state`."""
+        self.eval()
+        if self.user_model.route == "text":
+            states = [state.rows(slice(number, number + 1)) for number in range(len(state))]
+            return torch.stack([self.score(prompts, responses, one) for one in states])
+        return self.user_model.score_matrix(
+            self.user_model.standardize(self.featurize(prompts, responses)), self._checked(state)
+        )
+
+    def _checked(self, state: UserState) -> UserState:
+        if state.method != self.config.user_model:
+            raise ConfigError(f"`state` was made by `{state.method}`, this model is `{self.config.user_model}`.")
+        return state.to(self.user_model.feature_mean.device)
+
+    def load_state(self, path: str | Path) -> UserState:
+        """Reads a user's state that was exported as JSON."""
+        kind = TextState if self.user_model.route == "text" else UserState
+        return self._checked(kind.from_json(json.loads(Path(path).read_text(encoding="utf-8"))))
