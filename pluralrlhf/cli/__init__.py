@@ -25,6 +25,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "policy": ("eval_policy", "evaluate a conversational policy on held-out simulated users"),
         "reward": ("eval_reward", "evaluate reward models on held-out users, with controls and intervals"),
         "summarizer": ("eval_summarizer", "what summaries say: accuracy, faithfulness, controls, copying"),
+        "transfer": ("eval_transfer", "do summaries serve another model: responses with and without, and a judge"),
         "suite": ("eval_suite", "build, train and evaluate everything that a suite YAML names"),
     },
     "user": {

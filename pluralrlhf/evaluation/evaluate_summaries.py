@@ -18,6 +18,7 @@ from .evaluate import check_output
 from .scorers import load_scorers
 from .summaries import by_user, copying, faithfulness, others, rankings, swap_topics, user_interval
 from .summary import command_line
+from .transfer import TransferUser
 
 CONTROLS = ("own", "other_user", "flipped", "empty", "swapped")
 
@@ -225,3 +226,49 @@ def _differences(methods: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         f"{first} - {name}": user_interval(mine - _mean([run["accuracy"]["own"] for run in methods[name]]))
         for name in rest
     }
+
+
+def transfer_users(
+    model: str | Path,
+    pairs: Any,
+    users: Any,
+    *,
+    split: str | None = None,
+    n_context: int = 8,
+    n_users: int = 50,
+    n_prompts: int = 4,
+    n_evidence: int = 4,
+    use_profile: bool = False,
+    seed: int = 0,
+) -> list[TransferUser]:
+    """Users with a summary by a saved model, prompts, and what a judge is told of them.
+
+    Prompts and evidence are of the split's pairs; evidence shares no item with the context behind the summary, and its
+    pairs are others than those that the prompts come from.
+
+    Raises:
+        ConfigError: A model without texts, a split that the data lacks, or users without pairs for the judge.
+    """
+    split = split or next((s for s in ("test_unseen_users_unseen_items", "validation") if s in pairs), "")
+    if split not in pairs:
+        raise ConfigError(f"`split` is {split!r}; the data has {', '.join(pairs)}.")
+    (scorer,) = load_scorers([model], pairs, progress=False, users=users)
+    if scorer.model.user_model.route != "text":
+        raise ConfigError(f"`--model` {model} is `{scorer.method}`, which has no text.")
+    drawn = _draw(scorer.pairs, split, n_context, None, seed)
+    texts = scorer.model.user_model.texts(scorer.pairs.user_contexts(drawn.contexts[:n_users]))
+    profiles = {row["user_id"]: row["profile"] for row in users} if use_profile else {}
+    out = []
+    for number, text in enumerate(texts):
+        rows = [scorer.pairs.row(row) for row in drawn.rows[drawn.owner == number]]
+        evidence = [] if use_profile else rows[:n_evidence]
+        prompts: list[Any] = []
+        for row in rows[len(evidence) :]:
+            if row["prompt"] not in prompts:
+                prompts.append(row["prompt"])
+        name = drawn.names[number]
+        if prompts:
+            out.append(TransferUser(name, text, prompts[:n_prompts], evidence, profiles.get(name)))
+    if not out:
+        raise ConfigError(f"no user of `{split}` has more than `n_evidence` ({n_evidence}) pairs; lower it.")
+    return out

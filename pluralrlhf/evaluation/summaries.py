@@ -29,6 +29,7 @@ def stated_order(text: str, topics: Topics) -> tuple[set[str], set[str]]:
     """
     liked: set[str] = set()
     disliked: set[str] = set()
+    last: set[str] | None = None
     for clause in _CLAUSE.split(text.lower()):
         spans = topics.spans(clause)
         if not spans:
@@ -38,10 +39,11 @@ def stated_order(text: str, topics: Topics) -> tuple[set[str], set[str]]:
             turned = bool(_NEGATION.search(clause[: split.end()]))
             for start, _, topic in spans:
                 (liked if (start < split.start()) != turned else disliked).add(topic)
-        elif _NEGATION.search(clause):
-            disliked.update(topic for *_, topic in spans)
-        elif _LIKING.search(clause):
-            liked.update(topic for *_, topic in spans)
+            continue
+        # "cats and birds": what has no word of its own goes with what came before.
+        last = disliked if _NEGATION.search(clause) else liked if _LIKING.search(clause) else last
+        if last is not None:
+            last.update(topic for *_, topic in spans)
     return liked - disliked, disliked - liked
 
 
