@@ -76,22 +76,42 @@ class TextPairData(PairData):
                 raise DataError(f"no row {number}", "Add the split first.")
         return self._rows[number]
 
-    def user_contexts(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> list[UserContext]:
-        """What may be read of each row's user: (B, K) context rows, -1 where there is none, to B contexts."""
+    def user_contexts(
+        self, context_rows: np.ndarray, flip: np.ndarray | None = None, targets: np.ndarray | None = None
+    ) -> list[UserContext]:
+        """What may be read of each row's user: (B, K) context rows, -1 where there is none, to B contexts.
+
+        Args:
+            targets: (B,) target rows, for sources that hold what users wrote about items: none of it that is about a
+                target's items is read.
+        """
+        items = self._target_items(targets, len(context_rows))
         flip = np.zeros(context_rows.shape, bool) if flip is None else flip
         known: dict[tuple, UserContext] = {}
         out = []
-        for rows, flipped in zip(context_rows, flip):
+        for rows, flipped, hidden in zip(context_rows, flip, items):
             shown = rows >= 0
-            key = tuple(sorted(zip(rows[shown].tolist(), flipped[shown].tolist())))
+            shown_pairs = tuple(sorted(zip(rows[shown].tolist(), flipped[shown].tolist())))
+            key = shown_pairs, hidden
             if key not in known:
-                pairs = [self._pair(row, turned) for row, turned in key]
+                pairs = [self._pair(row, turned) for row, turned in shown_pairs]
                 # The owner of the context, not of the target: a control that shows another user's context must
                 # bring that user's profile as well.
-                owner = self.users.get(self.row(key[0][0])["user_id"]) if key and self.users else None
-                known[key] = UserContext(pairs, owner)
+                asked = bool(shown_pairs and self.users)
+                owner = self.users.get(self.row(shown_pairs[0][0])["user_id"]) if asked else None
+                known[key] = UserContext(pairs, owner, hidden)
             out.append(known[key])
         return out
+
+    def _target_items(self, targets: np.ndarray | None, n: int) -> list[frozenset[str]]:
+        if self.model.user_model.config.source != "conversations":
+            return [frozenset()] * n
+        if targets is None:
+            if any("item_ids" in (row["conversations"] or "") for row in self.users.values()):
+                raise ConfigError("What users wrote about items needs the targets, whose items must stay hidden.")
+            return [frozenset()] * n
+        history = self.history
+        return [frozenset(history.item_ids[i] for i in history.items[row] if i >= 0) for row in targets]
 
     def _pair(self, row: int, turned: bool) -> PairRow:
         pair = self.row(row)
@@ -109,7 +129,7 @@ class TextPairData(PairData):
         return [values[id(context)] for context in contexts]
 
     def batch(self, rows: np.ndarray, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
-        contexts = self.user_contexts(context_rows, flip)
+        contexts = self.user_contexts(context_rows, flip, rows)
         if self.frozen:
             return self.targets(rows) | self._text_features(self._once(self.model.user_model.texts, contexts))
         return self.prefixed(rows, self._once(self.model.user_model.prefixes, contexts))

@@ -204,3 +204,18 @@ def test_a_summariser_that_is_not_there_is_said_in_one_line(tmp_path):
     model = build_user_model("plus", 8, {})
     with pytest.raises(ConfigError, match="train summarizer"):
         model.load(tmp_path)
+
+
+def test_what_a_user_wrote_about_a_targets_items_is_not_read():
+    data = pet_dataset()
+    reasons = [{"reason": f"because of {i}", "item_ids": [f"i{i}"]} for i in range(4)]
+    users = [{**USER, "user_id": user, "conversations": json.dumps(reasons)} for user in sorted(set(data["user_id"]))]
+    model = reward_model("extract", source="conversations")
+    pairs = TextPairData(model, users=users, progress=False)
+    rows = pairs.add("train", data)
+    target = rows[[i for i, items in enumerate(data["item_ids"]) if items == ["i2"]][:1]]
+    (context,) = pairs.user_contexts(pairs.history.context(target, 3), targets=target)
+    (text,) = model.user_model.texts([context])
+    assert "because of 1" in text and "because of 2" not in text
+    with pytest.raises(ConfigError, match="needs the targets"):
+        pairs.user_contexts(pairs.history.context(target, 3))

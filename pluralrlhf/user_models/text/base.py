@@ -31,10 +31,12 @@ class UserContext:
         pairs: Labelled pairs (`prompt`, `chosen`, `rejected` as texts or message lists); none of them shares an item
             with the target.
         user: The user's row of the `users` config; only for methods that declare that they read it.
+        hidden_items: Items of the target: what the user wrote about them is not read.
     """
 
     pairs: Sequence[dict[str, Any]] = ()
     user: dict[str, Any] | None = None
+    hidden_items: frozenset[str] = frozenset()
 
     def sorted_pairs(self) -> list[dict[str, Any]]:
         """The pairs in an order that depends on their content alone, so that the order given changes nothing."""
@@ -202,8 +204,13 @@ def pair_messages(pairs: Sequence[dict[str, Any]], prompts: bool = True) -> list
     return out
 
 
-def user_messages(user: dict[str, Any] | None, source: str) -> list[Message]:
+def user_messages(
+    user: dict[str, Any] | None, source: str, hidden_items: frozenset[str] = frozenset()
+) -> list[Message]:
     """What the `users` config holds of a user, as a chat; none where it holds nothing.
+
+    A conversation is a list of messages, or `{"reason", "item_ids"}`: what the user wrote about items, which is left out
+    where it is about one of `hidden_items`.
 
     Raises:
         DataError: `attributes` or `conversations` are not the JSON that the contract asks for.
@@ -222,7 +229,13 @@ def user_messages(user: dict[str, Any] | None, source: str) -> list[Message]:
             asked = [({"role": "assistant", "content": q}, {"role": "user", "content": str(a)}) for q, a in answers]
             # Chat templates want a user's message first.
             return [{"role": "user", "content": SURVEY}, *(message for pair in asked for message in pair)]
-        return [{"role": m["role"], "content": m["content"]} for conversation in value for m in conversation]
+        out: list[Message] = []
+        for conversation in value:
+            if isinstance(conversation, list):
+                out += [{"role": m["role"], "content": m["content"]} for m in conversation]
+            elif not hidden_items & set(conversation["item_ids"]):
+                out.append({"role": "user", "content": conversation["reason"]})
+        return out
     except (ValueError, AttributeError, KeyError, TypeError):
         expected = "an object of questions and answers" if source == "survey" else "a list of message lists"
         raise DataError(
@@ -238,7 +251,7 @@ def context_messages(context: UserContext, config: Any) -> list[Message]:
     if config.source == "pairs":
         return pair_messages(context.sorted_pairs(), config.context_prompts)
     # Who has no context pair is unknown: then the owner of the context cannot be told either.
-    return user_messages(context.user, config.source)
+    return user_messages(context.user, config.source, context.hidden_items)
 
 
 def first_words(text: str, n: int) -> str:
