@@ -43,13 +43,13 @@ def read_history(path: str) -> list[dict[str, Any]]:
     messages before it, and otherwise with a disliked answer from elsewhere in the logs, in turn.
     """
     rows = read_json(path, "--history")
-    rows = rows if isinstance(rows, list) else rows.get("pairs", [rows]) if isinstance(rows, dict) else None
+    rows = rows.get("pairs", [rows]) if isinstance(rows, dict) else rows if isinstance(rows, list) else [rows]
     if not rows:
         raise DataError("there are no rows", "Give at least one pair, or one rated answer of each kind.", file=path)
     pairs, rated = [], []
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"a {type(row).__name__}, not an object", "Give one object a row.", file=path, row=number)
+            raise DataError(f"found {type(row).__name__}, not an object", "Give one object a row.", file=path, row=number)
         if "messages" in row:
             rated += _rated(row["messages"], path, number)
             continue
