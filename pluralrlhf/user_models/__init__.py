@@ -19,6 +19,8 @@ USER_MODELS: dict[str, tuple[str, str]] = {
     "pal": ("pal", "PAL"),
     "mrm": ("mrm", "MRM"),
     "dpl": ("dpl", "DPL"),
+    "neural_process": ("neural_process", "NeuralProcess"),
+    "spl": ("spl", "SPL"),
     "plus": ("text.plus", "Plus"),
     "icl": ("text.icl", "ICL"),
     "oracle": ("text.oracle", "Oracle"),
