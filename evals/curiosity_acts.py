@@ -11,7 +11,7 @@ whether it leads. Users, answers, belief, rewards and turn-level advantages are 
 by the script's probabilities, without the words).
 
 `arms`: five questions, then the recommendation. `longer_talk`: the policy chooses when to recommend, at most ten turns;
-a turn costs 0.03 in every arm (at no cost and gamma 1 every arm talks as long as it may, since an answer cannot hurt).
+a turn costs 0.05 in every arm (at no cost and gamma 1 every arm talks as long as it may, since an answer cannot hurt).
 `steering`: noisy, vague and suggestible users; leading questions are answered with what they suggest 80 % of the time,
 and the belief takes that for evidence.
 """
@@ -67,7 +67,7 @@ STUDIES = {
         ExerciseWorld(cue=False),
         ("end", "diff_log_acc", "diff_acc", "diff_ent", "info_gain", "acc", "ent"),
         free=True,
-        turn_cost=0.03,
+        turn_cost=0.05,
     ),
     "steering": Study(
         ExerciseWorld(noise=0.15, vague=0.2),
@@ -171,7 +171,7 @@ def train(study: Study, arm: str, seed: int, steps: int, eval_every: int, settin
     with torch.no_grad():
         policy[2].weight.mul_(0.1)
         policy[2].bias[A:RECOMMEND] = -2.5  # a start that mostly asks neutral questions at random ...
-        policy[2].bias[RECOMMEND] = -0.5 if study.free else 0.0  # ... and, where it may, seldom recommends
+        policy[2].bias[RECOMMEND] = 1.5 if study.free else 0.0  # ... and may stop after about five turns
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
     train_users = np.array(deciding_combinations("train"))
     test_users = np.array(deciding_combinations("test"))
