@@ -21,6 +21,7 @@ USER_MODELS: dict[str, tuple[str, str]] = {
     "dpl": ("dpl", "DPL"),
     "neural_process": ("neural_process", "NeuralProcess"),
     "spl": ("spl", "SPL"),
+    "ours": ("ours", "Ours"),
     "plus": ("text.plus", "Plus"),
     "icl": ("text.icl", "ICL"),
     "oracle": ("text.oracle", "Oracle"),

@@ -1,0 +1,160 @@
+"""The project's own user model: a Bayesian head with several types of user and doubt about the context's labels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .base import UserState, mlp
+from .linear import (
+    LinearUserModel,
+    check_sizes,
+    feature_map,
+    gather_pairs,
+    gaussian_draw,
+    log_posterior,
+    newton_posterior,
+)
+
+
+@dataclass
+class OursConfig:
+    """Settings of `ours`.
+
+    Args:
+        dim: q, number of weights of a user.
+        types: Number of Gaussians in the prior.
+        hidden: Width of the hidden layers of r0 and phi.
+        layers: Number of hidden layers of phi; 0 is a linear map.
+        newton_steps: Steps towards each type's posterior mode, at least 2.
+        doubt: Hold it possible that the labels of a context say nothing about its user.
+        noise_share: Share of training users whose context's labels are replaced by coin flips, so that doubt is
+            learned; 0 leaves the contexts as they are.
+    """
+
+    dim: int = 16
+    types: int = 2
+    hidden: int = 256
+    layers: int = 2
+    newton_steps: int = 5
+    doubt: bool = True
+    noise_share: float = 0.1
+
+    def __post_init__(self):
+        check_sizes(self, "ours", dim=1, types=1, hidden=1, layers=0, newton_steps=2, noise_share=0)
+        if self.noise_share >= 1:
+            raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
+        if self.noise_share and not self.doubt:
+            self.noise_share = 0.0
+
+
+class Ours(LinearUserModel):
+    r"""Few-shot Bayesian regression under several explanations of the context, weighed by their evidence.
+
+    .. math:: r(x, y \mid u) = r_0(e) + w_u \cdot \phi(e)
+
+    Explanation t = 1..T is a type of user: labels follow :math:`\sigma(\Delta r_0 + w \cdot \Delta\phi)` with prior
+    :math:`w \sim N(m_t, S_t)`. Its posterior is Laplace's, its evidence
+
+    .. math:: \log Z_t = \sum_i \log \sigma(\Delta r_{0,i} + \hat w_t \cdot \Delta\phi_i)
+        + \log N(\hat w_t; m_t, S_t) + \tfrac q2 \log 2\pi - \tfrac12 \log |H_t|.
+
+    Explanation 0 is that the labels say nothing: each has probability 1/2, :math:`\log Z_0 = -k \log 2`, and w keeps its
+    prior. A context is believed in proportion to :math:`\pi_j \exp(\tau \log Z_j)`; the state is the mean and
+    covariance of this mixture. A context that contradicts itself thus leads back to the reward of everybody. The prior
+    weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
+    learned with r0 and phi, through the posterior. In training, the labels of some contexts are coin flips.
+
+    Args:
+        feature_dim: d.
+        config: `OursConfig`.
+
+    References:
+        - MacKay 1992 (Laplace evidence, moderated output); Jaakkola and Jordan 2000 (bound of the first steps)
+
+    Inputs:
+        | context | state | features | output |
+        |---|---|---|---|
+        | (N, 2, d), (B, K), (B, K) | `weights` (B, q), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | (B,) |
+
+    Relations:
+        - `bayes_head` is the case of one type and no doubt.
+    """
+
+    name = "ours"
+    config_class = OursConfig
+    has_posterior = True
+
+    def __init__(self, feature_dim: int, config: OursConfig):
+        super().__init__(feature_dim, config)
+        self.base = mlp([feature_dim, config.hidden, config.hidden, 1])
+        self.map = feature_map(feature_dim, config.hidden, config.layers, config.dim)
+        # Types start apart, or they would stay the same for ever; a single one starts at 0.
+        spread = 0.5 if config.types > 1 else 0.0
+        self.prior_mean = nn.Parameter(spread * torch.randn(config.types, config.dim))
+        self.prior_log_precision = nn.Parameter(torch.zeros(config.types, config.dim))
+        if config.types > 1:
+            self.type_logit = nn.Parameter(torch.zeros(config.types))
+        if config.doubt:
+            self.doubt_logit = nn.Parameter(torch.tensor(-2.0))
+        if config.types > 1 or config.doubt:
+            self.log_temper = nn.Parameter(torch.tensor(-0.5))
+
+    def _prior_weights(self) -> Tensor:
+        """(T,) log-probabilities of the types."""
+        return self.type_logit.log_softmax(-1) if self.config.types > 1 else self.prior_mean.new_zeros(1)
+
+    def _prior(self, n_users: int) -> tuple[Tensor, Tensor]:
+        """Mean (B, q) and covariance (B, q, q) of w before any pair."""
+        covariance = torch.diag_embed((-self.prior_log_precision).exp())
+        mean, covariance, _ = mixture(self.prior_mean[None], covariance[None], self._prior_weights().exp()[None])
+        return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
+
+    def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
+        design, offset = self.pairs(context_features)
+        design, offset = (gather_pairs(value, context_index, context_mask) for value in (design, offset))
+        n_users, n_types, mask = len(design), self.config.types, context_mask.to(design.dtype)
+        if self.training and self.config.noise_share:
+            coin = torch.rand(mask.shape, device=mask.device) < 0.5
+            coin &= (torch.rand(n_users, device=mask.device) < self.config.noise_share)[:, None]
+            sign = 1 - 2 * coin.to(design.dtype)
+            design, offset = design * sign[..., None], offset * sign
+        # Each user once under each type, side by side.
+        design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
+        mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
+        problem = (design, offset, mask, mean, log_precision.exp())
+        mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
+        covariance = torch.cholesky_inverse(factor)
+        mode, covariance = mode.unflatten(0, (n_users, n_types)), covariance.unflatten(0, (n_users, n_types))
+        log_weights = self._prior_weights().expand(n_users, -1)
+        if n_types > 1 or self.config.doubt:
+            half_logdet = factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+            evidence = log_posterior(mode.flatten(0, 1), *problem) + 0.5 * log_precision.sum(-1) - half_logdet
+            log_weights = log_weights + self.log_temper.exp() * evidence.view(n_users, n_types)
+        if self.config.doubt:
+            log_nothing = -math.log(2) * mask.view(n_users, n_types, -1)[:, 0].sum(-1)
+            log_nothing = self.doubt_logit + self.log_temper.exp() * log_nothing
+            log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
+            prior_mean, prior_covariance = self._prior(n_users)
+            mode = torch.cat([mode, prior_mean[:, None]], dim=1)
+            covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
+        weights, covariance, explanations = mixture(mode, covariance, log_weights.softmax(-1))
+        return UserState(
+            self.name, {"weights": weights, "covariance": covariance, "explanations": explanations.view(n_users, -1)}
+        )
+
+    def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState:
+        mean, covariance = self._prior(n_users)
+        return UserState(self.name, {"weights": gaussian_draw(mean, covariance, generator), "covariance": covariance})
+
+
+def mixture(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (B, q) and covariance (B, q, q) of Gaussian mixtures (B, J, q), (B, J, q, q), weights (B, J), and these."""
+    mean = (weights[:, None] @ means).squeeze(1)
+    apart = means - mean[:, None]
+    within = (weights[..., None, None] * covariances).sum(1)
+    return mean, within + apart.transpose(1, 2) @ (weights[..., None] * apart), weights

@@ -1,0 +1,118 @@
+"""Ours: evidence, types, and doubt: a context that contradicts itself leads back to everybody's reward."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+
+from pluralrlhf.errors import ConfigError
+from pluralrlhf.user_models import build_user_model
+
+D = 4
+
+
+def one_dimensional(**settings):
+    """A model whose r0 is 0 and whose phi is the first feature, with a wide prior."""
+    torch.manual_seed(0)
+    model = build_user_model("ours", D, {"dim": 1, "layers": 0, "types": 1, "hidden": 8, **settings}).eval()
+    with torch.no_grad():
+        model.map.weight.copy_(torch.eye(D)[:1])
+        model.base[-1].weight.zero_()
+        model.prior_log_precision.fill_(-1.0)
+        if settings.get("types", 1) == 1:
+            model.prior_mean.zero_()
+        if hasattr(model, "log_temper"):
+            model.log_temper.zero_()
+    return model
+
+
+def contexts(labels):
+    """Pairs that differ by 1 in the first feature; +1: more is preferred, -1: less."""
+    pairs = torch.zeros(len(labels), 2, D)
+    pairs[:, 0, 0] = torch.tensor(labels) / 2
+    pairs[:, 1, 0] = -pairs[:, 0, 0]
+    return pairs
+
+
+def encode(model, pairs):
+    return model.encode(pairs, torch.arange(len(pairs))[None], torch.ones(1, len(pairs), dtype=torch.bool))
+
+
+@torch.no_grad()
+def test_the_evidence_is_the_integral_of_the_likelihood_over_the_prior():
+    model = one_dimensional()
+    for labels in ([1.0] * 6, [1.0, 1.0, -1.0], [1.0, -1.0] * 4, [1.0]):
+        w = torch.linspace(-40, 40, 200001, dtype=torch.float64)
+        precision = math.exp(-1)
+        prior = torch.exp(-precision / 2 * w**2) * math.sqrt(precision / (2 * math.pi))
+        likelihood = torch.sigmoid(w[:, None] * torch.tensor(labels, dtype=torch.float64)).prod(1)
+        evidence = (prior * likelihood).sum() * (w[1] - w[0])
+        odds = torch.exp(model.doubt_logit).item() * 2.0 ** -len(labels) / evidence
+        doubt = encode(model, contexts(labels))["explanations"][0, -1].item()
+        assert abs(doubt - odds / (1 + odds)) < 0.12 * doubt + 0.002
+
+
+@torch.no_grad()
+def test_a_context_that_contradicts_itself_is_believed_less():
+    model = one_dimensional()
+    doubt = [encode(model, contexts(labels))["explanations"][0, -1] for labels in ([1.0] * 8, [1.0, -1.0] * 4)]
+    assert doubt[1] > 3 * doubt[0]
+    longer = [encode(model, contexts([1.0, -1.0] * n))["explanations"][0, -1] for n in (1, 4, 16)]
+    assert longer[0] < longer[1] < longer[2]
+
+
+@torch.no_grad()
+def test_without_doubt_and_with_one_type_it_is_the_bayesian_head():
+    model = one_dimensional(doubt=False, noise_share=0.0)
+    head = build_user_model("bayes_head", D, {"dim": 1, "layers": 0, "hidden": 8}).eval()
+    head.map.load_state_dict(model.map.state_dict())
+    head.base.load_state_dict(model.base.state_dict())
+    head.prior_mean.copy_(model.prior_mean[0])
+    head.prior_log_precision.copy_(model.prior_log_precision[0])
+    ours, theirs = (encode(m, contexts([1.0, 1.0, -1.0])) for m in (model, head))
+    for name in ("weights", "covariance"):
+        torch.testing.assert_close(ours[name], theirs[name])
+
+
+@torch.no_grad()
+def test_types_are_told_apart_and_their_weights_sum_to_one():
+    model = one_dimensional(types=2, doubt=False)
+    model.prior_mean.copy_(torch.tensor([[2.0], [-2.0]]))
+    model.prior_log_precision.fill_(2.0)
+    for sign, likely in ((1.0, 0), (-1.0, 1)):
+        state = encode(model, contexts([sign] * 6))
+        assert state["explanations"][0, likely] > 0.9
+        assert state["weights"][0, 0] * sign > 0
+        torch.testing.assert_close(state["explanations"].sum(), torch.tensor(1.0))
+    nobody = encode(model, contexts([]))
+    assert abs(nobody["weights"].item()) < 1e-5
+    # Two types that disagree are spread, whatever each of them is sure of.
+    assert nobody["covariance"].item() > 4
+
+
+def test_training_flips_labels_and_evaluation_does_not():
+    model, pairs = one_dimensional(noise_share=0.9), contexts([1.0] * 8)
+    evaluated = [encode(model, pairs)["weights"].item() for _ in range(3)]
+    trained = [encode(model.train(), pairs)["weights"].item() for _ in range(20)]
+    assert len(set(evaluated)) == 1 and len({round(value, 4) for value in trained}) > 3
+
+
+@torch.no_grad()
+def test_a_new_user_costs_less_than_five_milliseconds():
+    torch.manual_seed(0)
+    model = build_user_model("ours", 384).eval()
+    pairs, index = torch.randn(8, 2, 384), torch.arange(8)[None]
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        model.encode(pairs, index, torch.ones(1, 8, dtype=torch.bool))
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.005
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="`noise_share` of `ours` is 1"):
+        build_user_model("ours", D, {"noise_share": 1})
