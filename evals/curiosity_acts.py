@@ -11,9 +11,10 @@ whether it leads. Users, answers, belief, rewards and turn-level advantages are 
 by the script's probabilities, without the words).
 
 `arms`: five questions, then the recommendation. `longer_talk`: the policy chooses when to recommend, at most ten turns;
-a turn costs 0.05 in every arm (at no cost and gamma 1 every arm talks as long as it may, since an answer cannot hurt).
-`steering`: noisy, vague and suggestible users; leading questions are answered with what they suggest 80 % of the time,
-and the belief takes that for evidence.
+a turn costs 0.05 in every arm (at no cost and gamma 1 an answer cannot hurt, and every arm talks as long as it may). All
+arms start from one policy that has learnt what to ask and stops at random, at any turn with probability 0.2.
+`steering`: noisy, vague and suggestible users; leading questions are answered with what they suggest 90 % of the time,
+and the belief takes that for evidence. At the start half of the questions lead.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Study:
     suggestible: float = 0.0
     free: bool = False
     turn_cost: float = 0.0
+    warm_start: bool = False
+    leading_bias: float = -2.5
 
 
 STUDIES = {
@@ -68,11 +71,13 @@ STUDIES = {
         ("end", "diff_log_acc", "diff_acc", "diff_ent", "info_gain", "acc", "ent"),
         free=True,
         turn_cost=0.05,
+        warm_start=True,
     ),
     "steering": Study(
-        ExerciseWorld(noise=0.15, vague=0.2),
+        ExerciseWorld(noise=0.15, vague=0.3),
         ("end", "diff_log_acc", "diff_acc", "diff_ent", "info_gain", "acc", "ent"),
-        suggestible=0.8,
+        suggestible=0.9,
+        leading_bias=-0.7,
     ),
 }
 
@@ -161,17 +166,32 @@ def leave_one_out(values: np.ndarray, present: np.ndarray, group: int) -> np.nda
     return of(torch.from_numpy(values), torch.from_numpy(present), group).numpy()
 
 
-def train(study: Study, arm: str, seed: int, steps: int, eval_every: int, settings: argparse.Namespace) -> dict:
+def start(study: Study, seed: int, settings: argparse.Namespace) -> torch.nn.Module:
+    """The policy before training: asks at random, or what a shared warm start has learnt to ask."""
+    policy = torch.nn.Sequential(torch.nn.Linear(3 * A + 11, 64), torch.nn.Tanh(), torch.nn.Linear(64, 3 * A + 1))
+    with torch.no_grad():
+        policy[2].weight.mul_(0.1)
+        policy[2].bias[A:RECOMMEND] = study.leading_bias
+    if study.warm_start:
+        fixed = Study(ExerciseWorld(), ("diff_log_acc",))
+        train(fixed, "diff_log_acc", seed, 150, 150, settings, policy)
+        with torch.no_grad():  # stops at any turn with probability 0.2
+            policy[2].weight[RECOMMEND] = 0.0
+            logits = policy(
+                Conversations(study, np.zeros((1, N_DECIDING), dtype=int), np.random.default_rng(0)).features()
+            )
+            policy[2].bias[RECOMMEND] = torch.logsumexp(logits[0, :RECOMMEND], 0) + np.log(0.2 / 0.8)
+    return policy
+
+
+def train(
+    study: Study, arm: str, seed: int, steps: int, eval_every: int, settings: argparse.Namespace, policy=None
+) -> dict:
     """One run: its learning curve on held-out combinations."""
     config = ARMS[arm]
     torch.manual_seed(seed)
     rng, sampler = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    n_features = 3 * A + 11
-    policy = torch.nn.Sequential(torch.nn.Linear(n_features, 64), torch.nn.Tanh(), torch.nn.Linear(64, 3 * A + 1))
-    with torch.no_grad():
-        policy[2].weight.mul_(0.1)
-        policy[2].bias[A:RECOMMEND] = -2.5  # a start that mostly asks neutral questions at random ...
-        policy[2].bias[RECOMMEND] = 1.5 if study.free else 0.0  # ... and may stop after about five turns
+    policy = policy or start(study, seed, settings)
     optimizer = torch.optim.Adam(policy.parameters(), lr=settings.learning_rate)
     train_users = np.array(deciding_combinations("train"))
     test_users = np.array(deciding_combinations("test"))

@@ -18,10 +18,10 @@ class PolicyArguments:
     """The task, its users, and what the policy starts from."""
 
     world: str = field(default="exercise", metadata={"help": "`exercise` or `tutor`."})
-    world_kwargs: dict | None = field(
+    world_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Settings of the world; unknown keys are errors."}
     )
-    start_kwargs: dict | None = field(
+    start_kwargs: dict | str | None = field(
         default=None,
         metadata={
             "help": "Without `model_name_or_path`, the exercise world trains its supervised start first, with these settings."
@@ -30,7 +30,7 @@ class PolicyArguments:
     user: str = field(default="scripted", metadata={"help": "`scripted`, `local` or `endpoint`."})
     user_model: str | None = field(default=None, metadata={"help": "Model of `local` and `endpoint` users."})
     user_base_url: str | None = field(default=None, metadata={"help": "Address of the `endpoint`."})
-    user_kwargs: dict | None = field(default=None, metadata={"help": "Further settings of the simulated user."})
+    user_kwargs: dict | str | None = field(default=None, metadata={"help": "Further settings of the simulated user."})
     belief: str = field(default="exact", metadata={"help": "`exact`, or a folder written by `ClassifierBelief.save`."})
     check_steps: int = field(default=25, metadata={"help": "Steps between successes on validation users."})
     n_check: int = field(default=128, metadata={"help": "Conversations of each such check."})
@@ -38,6 +38,22 @@ class PolicyArguments:
         default=False,
         metadata={"help": "Go on from the last checkpoint in `output_dir`; start anew if there is none."},
     )
+
+    def __post_init__(self):
+        import json
+
+        from ..errors import ConfigError
+
+        # YAML gives a mapping; the command line a string.
+        for name in ("world_kwargs", "start_kwargs", "user_kwargs"):
+            value = getattr(self, name)
+            try:
+                value = json.loads(value) if isinstance(value, str) else value
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"`{name}` is not a JSON object: {error.msg}.") from None
+            if value is not None and not isinstance(value, dict):
+                raise ConfigError(f'`{name}` is {value!r}; give a JSON object such as {{"seed": 0}}.')
+            setattr(self, name, value)
 
 
 def make_user(kind: str, world, model: str | None, base_url: str | None, settings: dict | None):
