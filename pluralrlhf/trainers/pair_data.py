@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 SIDES = ("chosen", "rejected")
+_MAX_RENDERED = 50_000
 
 
 class TokenStore:
@@ -142,10 +143,18 @@ class PairData:
             yield from zip(batch["prompt"], batch["chosen"], batch["rejected"])
 
     def _embed(self, name: str, dataset: Dataset) -> None:
+        # Many pairs share few texts, and rendering one costs more than looking it up.
+        rendered: dict[tuple, list[str]] = {}
+
         def parts() -> Iterator[str]:
-            for prompt, chosen, rejected in self._texts(dataset):
-                yield from self.model.encoder_texts(prompt, chosen)
-                yield from self.model.encoder_texts(prompt, rejected)
+            for prompt, *responses in self._texts(dataset):
+                for response in responses:
+                    key = (_hashable(prompt), _hashable(response))
+                    if key not in rendered:
+                        if len(rendered) >= _MAX_RENDERED:
+                            rendered.clear()
+                        rendered[key] = self.model.encoder_texts(prompt, response)
+                    yield from rendered[key]
 
         table = self.cache.embed(parts(), self.model.encoder, progress=self.progress)
         self._features.append((table, table.index.reshape(len(dataset), 2, -1)))
@@ -277,3 +286,7 @@ class PairData:
 
 def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
+def _hashable(text: Any) -> Any:
+    return text if isinstance(text, str) else tuple((message["role"], message["content"]) for message in text)
