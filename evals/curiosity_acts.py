@@ -11,7 +11,7 @@ whether it leads. Users, answers, belief, rewards and turn-level advantages are 
 by the script's probabilities, without the words).
 
 `arms`: five questions, then the recommendation. `longer_talk`: the policy chooses when to recommend, at most ten turns;
-a turn costs 0.05 in every arm (at no cost and gamma 1 an answer cannot hurt, and every arm talks as long as it may). All
+a turn costs 0.1 in every arm (at no cost and gamma 1 an answer cannot hurt, and every arm talks as long as it may). All
 arms start from one policy that has learnt what to ask and stops at random, at any turn with probability 0.2.
 `steering`: noisy, vague and suggestible users; leading questions are answered with what they suggest 90 % of the time,
 and the belief takes that for evidence. At the start half of the questions lead.
@@ -68,9 +68,9 @@ STUDIES = {
     "arms": Study(ExerciseWorld(), tuple(ARMS)),
     "longer_talk": Study(
         ExerciseWorld(cue=False),
-        ("end", "diff_log_acc", "diff_acc", "diff_ent", "info_gain", "acc", "ent"),
+        ("end", "diff_log_acc", "diff_acc", "diff_ent", "acc", "ent"),
         free=True,
-        turn_cost=0.05,
+        turn_cost=0.1,
         warm_start=True,
     ),
     "steering": Study(
@@ -174,7 +174,8 @@ def start(study: Study, seed: int, settings: argparse.Namespace) -> torch.nn.Mod
         policy[2].bias[A:RECOMMEND] = study.leading_bias
     if study.warm_start:
         fixed = Study(ExerciseWorld(), ("diff_log_acc",))
-        train(fixed, "diff_log_acc", seed, 150, 150, settings, policy)
+        taught = argparse.Namespace(**vars(settings) | {"learning_rate": 5e-3, "entropy": 0.005})
+        train(fixed, "diff_log_acc", seed, 150, 150, taught, policy)
         with torch.no_grad():  # stops at any turn with probability 0.2
             policy[2].weight[RECOMMEND] = 0.0
             logits = policy(
@@ -255,7 +256,8 @@ def main() -> None:
         runs.append(train(study, arm, seed, args.steps, args.eval_every, args))
         last = runs[-1]["curve"][-1]["test"]
         print(arm, seed, {k: round(v, 3) for k, v in last.items() if isinstance(v, float)}, flush=True)
-    command = f"python evals/curiosity_acts.py --study {args.study} --seeds {args.seeds} --steps {args.steps}"
+    given = ("study", "seeds", "steps", "eval_every", "learning_rate", "entropy")
+    command = "python evals/curiosity_acts.py " + " ".join(f"--{name} {getattr(args, name)}" for name in given)
     (out / f"{args.study}.json").write_text(json.dumps({"schema": 1, "command": command, "runs": runs}) + "\n")
     with open(out / f"{args.study}.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -4,8 +4,9 @@
 
 Writes, for the language-model policies: curves.csv, arms.csv, summary.md, curves.png; for the policies over acts:
 acts/*.png and acts/summary.md; for CaSiNo: casino/accuracy.png. Areas under the curves are means of held-out success
-over the steps (trapezoids); paired differences to the end reward alone pair the held-out users, who hear the same dice
-in every arm, and their intervals resample users (one start) or users and seeds.
+over the steps (trapezoids). Differences of areas pair runs of one start and seed; their intervals are conservative: they
+take a curve's points to err together (they share their users) and the two arms to err independently. They say nothing
+about other starts.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ COLOURS = {
 def area(steps, values) -> float:
     """Mean of a curve over its steps."""
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
+
+
+def area_error(curve) -> float:
+    """Standard error of an area over held-out users, the curve's points erring together."""
+    return float(np.mean([(p["test"]["success"]["ci95"][1] - p["test"]["success"]["ci95"][0]) / 3.92 for p in curve]))
 
 
 def axes(width=6.4, height=4.0):
@@ -80,7 +86,12 @@ def language_model_arms(runs: Path, out: Path) -> None:
         reached = [p["step"] for p in r["curve"] if p["test"]["success"]["value"] >= 0.9]
         paired = areas.get(("end", r["seed"]))
         shown = lambda s: f"{s['success']['value']:.3f} [{s['success']['ci95'][0]:.3f}, {s['success']['ci95'][1]:.3f}]"  # noqa: E731
-        delta = "" if paired is None else f"{areas[r['arm'], r['seed']] - paired:+.3f}"
+        delta = ""
+        if paired is not None and r["arm"] != "end":
+            other = next(q for q in results if (q["arm"], q["seed"]) == ("end", r["seed"]))
+            error = 1.96 * np.hypot(area_error(r["curve"]), area_error(other["curve"]))
+            gap = areas[r["arm"], r["seed"]] - paired
+            delta = f"{gap:+.3f} [{gap - error:+.3f}, {gap + error:+.3f}]"
         lines.append(
             f"| {r['arm']} | {r['seed']} | {areas[r['arm'], r['seed']]:.3f} | {delta} | {r['best_step']}, {shown(best)} | "
             f"{shown(final)} | {tr:.3f} | {tr - value:+.3f} | {100 * final['invalid']:.1f} % | "

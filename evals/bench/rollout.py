@@ -80,7 +80,8 @@ def main() -> None:
     result = {
         "schema": 1,
         "command": f"python evals/bench/rollout.py --n_turns {args.n_turns} --batch_size {args.batch_size} "
-        f"--max_new_tokens {args.max_new_tokens}" + (" --model START" if args.model else ""),
+        f"--max_new_tokens {args.max_new_tokens}"
+        + (" --model START" if args.model else f" --hidden_size {args.hidden_size}"),
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_cpu_second": {k: round(v, 1) for k, v in rate.items()},
         "ratio": round(rate["cached"] / rate["reencoded"], 3),
