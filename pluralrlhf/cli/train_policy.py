@@ -148,6 +148,9 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         """Success on validation users along the way, and the best policy in `best/`."""
 
         best = -1.0
+        record = out / "best" / "success.json"
+        if policy.resume and record.is_file():
+            best = json.loads(record.read_text(encoding="utf-8"))["validation_success"]
 
         def on_step_end(self, _, state, control, model=None, **kwargs):
             if state.global_step % policy.check_steps and state.global_step < state.max_steps:
@@ -163,9 +166,12 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
                 self.best = success
                 unwrapped.save_pretrained(out / "best")
                 tokenizer.save_pretrained(out / "best")
+                about = {"step": state.global_step, "validation_success": success}
+                self.record.write_text(json.dumps(about) + "\n", encoding="utf-8")
 
     trainer.add_callback(KeepBest())
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if policy.resume else None)
+    checkpoint = get_last_checkpoint(args.output_dir) if policy.resume and out.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     if trainer.accelerator.is_main_process:
         about = {"schema": 1, "world": policy.world, "world_kwargs": policy.world_kwargs or {}, "start": start}
