@@ -59,7 +59,11 @@ def main() -> None:
     said = [RECOMMENDS[0].format(strategy=s) for s in STRATEGIES]
     readout = LanguageModelBelief(model, tokenizer, said)
     readout.calibrate(transcripts["validation"], types["validation"])
-    results = {"schema": 1, "command": f"python evals/curiosity_belief.py --seed {args.seed}", "beliefs": {}}
+    results = {
+        "schema": 1,
+        "command": f"python evals/curiosity_belief.py --n_train {args.n_train} --seed {args.seed}",
+        "beliefs": {},
+    }
     beliefs = {"exact": world.exact_belief(), "classifier": classifier, "language_model_frozen": readout}
     for name, belief in beliefs.items():
         b = belief.beliefs(transcripts["test"])
