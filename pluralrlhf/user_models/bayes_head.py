@@ -22,7 +22,7 @@ class BayesHeadConfig:
         newton_steps: Steps towards the posterior mode, at least 2.
     """
 
-    dim: int = 32
+    dim: int = 16
     hidden: int = 256
     layers: int = 2
     newton_steps: int = 5

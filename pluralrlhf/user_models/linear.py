@@ -123,6 +123,12 @@ def simplex_posterior(
     return w, jacobian @ torch.cholesky_inverse(torch.linalg.cholesky(hessian)) @ jacobian
 
 
+def margin_variance(difference: Tensor, covariance: Tensor) -> Tensor:
+    """(B,) variance of w . delta phi, from (B, p) and (B, q, q); the last p - q weights are known."""
+    difference = difference[:, : covariance.shape[-1]]
+    return ((difference[:, None] @ covariance).squeeze(1) * difference).sum(-1).clamp(min=0)
+
+
 def moderate(margin: Tensor, variance: Tensor) -> Tensor:
     """The logit whose sigmoid is about E sigma(x), x ~ N(margin, variance) (MacKay 1992), elementwise."""
     return margin / torch.sqrt(1 + math.pi / 8 * variance)
@@ -132,7 +138,7 @@ class LinearUserModel(UserModel):
     """Base of the methods with r(e | u) = r0(e) + w_u . phi(e).
 
     A subclass makes the modules `base` (r0, or `None` for 0) and `map` (phi) and implements `encode`, whose state has
-    `weights` (B, q) and, for a posterior, `covariance` (B, q, q). With a posterior the loss is that of the predictive
+    `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them. With a posterior the loss is that of the predictive
     probability, so that the spread is trained too.
     """
 
@@ -170,9 +176,7 @@ class LinearUserModel(UserModel):
         margin = self.score(chosen, state) - self.score(rejected, state)
         if "covariance" not in state.tensors:
             return margin
-        difference = self.basis(chosen) - self.basis(rejected)
-        variance = ((difference[:, None] @ state["covariance"]).squeeze(1) * difference).sum(-1)
-        return moderate(margin, variance.clamp(min=0))
+        return moderate(margin, margin_variance(self.basis(chosen) - self.basis(rejected), state["covariance"]))
 
     def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         return torch.sigmoid(self.margin_logit(chosen, rejected, state))
@@ -192,9 +196,7 @@ class LinearUserModel(UserModel):
         logit = chosen_rewards - rejected_rewards
         logit = logit if margin is None else logit - margin
         if "covariance" in state.tensors:
-            difference = basis[: len(chosen)] - basis[len(chosen) :]
-            variance = ((difference[:, None] @ state["covariance"]).squeeze(1) * difference).sum(-1)
-            logit = moderate(logit, variance.clamp(min=0))
+            logit = moderate(logit, margin_variance(torch.sub(*basis.chunk(2)), state["covariance"]))
         return PairOutput(chosen_rewards, rejected_rewards, -F.logsigmoid(logit).mean() + term, metrics)
 
     def entropy(self, state: UserState) -> Tensor:
@@ -205,7 +207,9 @@ class LinearUserModel(UserModel):
         """A draw of w from the posterior, without spread of its own; the state itself where there is no posterior."""
         if "covariance" not in state.tensors:
             return state
-        return UserState(self.name, {"weights": gaussian_draw(state["weights"], state["covariance"], generator)})
+        weights, q = state["weights"], state["covariance"].shape[-1]
+        drawn = gaussian_draw(weights[:, :q], state["covariance"], generator)
+        return UserState(self.name, {"weights": torch.cat([drawn, weights[:, q:]], dim=1)})
 
 
 def gaussian_draw(mean: Tensor, covariance: Tensor, generator: torch.Generator | None = None) -> Tensor:

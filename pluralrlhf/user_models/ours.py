@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
@@ -28,8 +29,9 @@ class OursConfig:
     Args:
         dim: q, number of weights of a user.
         types: Number of Gaussians in the prior.
-        hidden: Width of the hidden layers of r0 and phi.
-        layers: Number of hidden layers of phi; 0 is a linear map.
+        fast_dim: Size of psi, the features of the additive update; 0 leaves it out.
+        hidden: Width of the hidden layers of r0, phi and psi.
+        layers: Number of hidden layers of phi and psi; 0 is a linear map.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
         noise_share: Share of training users whose context's labels are replaced by coin flips, so that doubt is
@@ -38,6 +40,7 @@ class OursConfig:
 
     dim: int = 16
     types: int = 2
+    fast_dim: int = 16
     hidden: int = 256
     layers: int = 2
     newton_steps: int = 5
@@ -45,7 +48,7 @@ class OursConfig:
     noise_share: float = 0.1
 
     def __post_init__(self):
-        check_sizes(self, "ours", dim=1, types=1, hidden=1, layers=0, newton_steps=2, noise_share=0)
+        check_sizes(self, "ours", dim=1, types=1, fast_dim=0, hidden=1, layers=0, newton_steps=2, noise_share=0)
         if self.noise_share >= 1:
             raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
         if self.noise_share and not self.doubt:
@@ -55,7 +58,7 @@ class OursConfig:
 class Ours(LinearUserModel):
     r"""Few-shot Bayesian regression under several explanations of the context, weighed by their evidence.
 
-    .. math:: r(x, y \mid u) = r_0(e) + w_u \cdot \phi(e)
+    .. math:: r(x, y \mid u) = r_0(e) + w_u \cdot \phi(e) + v_u \cdot \psi(e)
 
     Explanation t = 1..T is a type of user: labels follow :math:`\sigma(\Delta r_0 + w \cdot \Delta\phi)` with prior
     :math:`w \sim N(m_t, S_t)`. Its posterior is Laplace's, its evidence
@@ -69,6 +72,9 @@ class Ours(LinearUserModel):
     weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
     learned with r0 and phi, through the posterior. In training, the labels of some contexts are coin flips.
 
+    Beside the posterior there is an additive update in a metric of its own, which errs elsewhere:
+    :math:`v_u = (1 - p_0)\, \eta \sum_i \Delta\psi_i / (k + \kappa)`, with p_0 the doubt, eta and kappa learned.
+
     Args:
         feature_dim: d.
         config: `OursConfig`.
@@ -79,7 +85,7 @@ class Ours(LinearUserModel):
     Inputs:
         | context | state | features | output |
         |---|---|---|---|
-        | (N, 2, d), (B, K), (B, K) | `weights` (B, q), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | (B,) |
+        | (N, 2, d), (B, K), (B, K) | `weights` (B, q + f), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | (B,) |
 
     Relations:
         - `bayes_head` is the case of one type and no doubt.
@@ -93,6 +99,9 @@ class Ours(LinearUserModel):
         super().__init__(feature_dim, config)
         self.base = mlp([feature_dim, config.hidden, config.hidden, 1])
         self.map = feature_map(feature_dim, config.hidden, config.layers, config.dim)
+        if config.fast_dim:
+            self.fast_map = feature_map(feature_dim, config.hidden, config.layers, config.fast_dim)
+            self.log_eta, self.log_kappa = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(2.0))
         # Types start apart, or they would stay the same for ever; a single one starts at 0.
         spread = 0.5 if config.types > 1 else 0.0
         self.prior_mean = nn.Parameter(spread * torch.randn(config.types, config.dim))
@@ -104,6 +113,10 @@ class Ours(LinearUserModel):
         if config.types > 1 or config.doubt:
             self.log_temper = nn.Parameter(torch.tensor(-0.5))
 
+    def basis(self, features: Tensor) -> Tensor:
+        phi = self.map(features)
+        return torch.cat([phi, self.fast_map(features)], dim=-1) if self.config.fast_dim else phi
+
     def _prior_weights(self) -> Tensor:
         """(T,) log-probabilities of the types."""
         return self.type_logit.log_softmax(-1) if self.config.types > 1 else self.prior_mean.new_zeros(1)
@@ -111,7 +124,7 @@ class Ours(LinearUserModel):
     def _prior(self, n_users: int) -> tuple[Tensor, Tensor]:
         """Mean (B, q) and covariance (B, q, q) of w before any pair."""
         covariance = torch.diag_embed((-self.prior_log_precision).exp())
-        mean, covariance, _ = mixture(self.prior_mean[None], covariance[None], self._prior_weights().exp()[None])
+        mean, covariance = mixture(self.prior_mean[None], covariance[None], self._prior_weights().exp()[None])
         return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
@@ -123,6 +136,8 @@ class Ours(LinearUserModel):
             coin &= (torch.rand(n_users, device=mask.device) < self.config.noise_share)[:, None]
             sign = 1 - 2 * coin.to(design.dtype)
             design, offset = design * sign[..., None], offset * sign
+        design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
+        fast, n_pairs = fast.sum(1), mask.sum(1)
         # Each user once under each type, side by side.
         design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
         mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
@@ -136,25 +151,29 @@ class Ours(LinearUserModel):
             evidence = log_posterior(mode.flatten(0, 1), *problem) + 0.5 * log_precision.sum(-1) - half_logdet
             log_weights = log_weights + self.log_temper.exp() * evidence.view(n_users, n_types)
         if self.config.doubt:
-            log_nothing = -math.log(2) * mask.view(n_users, n_types, -1)[:, 0].sum(-1)
-            log_nothing = self.doubt_logit + self.log_temper.exp() * log_nothing
+            log_nothing = self.doubt_logit - self.log_temper.exp() * math.log(2) * n_pairs
             log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
             prior_mean, prior_covariance = self._prior(n_users)
             mode = torch.cat([mode, prior_mean[:, None]], dim=1)
             covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
-        weights, covariance, explanations = mixture(mode, covariance, log_weights.softmax(-1))
-        return UserState(
-            self.name, {"weights": weights, "covariance": covariance, "explanations": explanations.view(n_users, -1)}
-        )
+        explanations = log_weights.softmax(-1)
+        weights, covariance = mixture(mode, covariance, explanations)
+        if self.config.fast_dim:
+            trust = 1 - explanations[:, -1] if self.config.doubt else torch.ones_like(n_pairs)
+            step = trust * self.log_eta.exp() / (n_pairs + self.log_kappa.exp())
+            weights = torch.cat([weights, step[:, None] * fast], dim=1)
+        return UserState(self.name, {"weights": weights, "covariance": covariance, "explanations": explanations})
 
     def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState:
         mean, covariance = self._prior(n_users)
-        return UserState(self.name, {"weights": gaussian_draw(mean, covariance, generator), "covariance": covariance})
+        # An additive update is a sum over pairs that exist: a made-up user has none.
+        weights = F.pad(gaussian_draw(mean, covariance, generator), (0, self.config.fast_dim))
+        return UserState(self.name, {"weights": weights, "covariance": covariance})
 
 
-def mixture(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (B, q) and covariance (B, q, q) of Gaussian mixtures (B, J, q), (B, J, q, q), weights (B, J), and these."""
+def mixture(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, q) and covariance (B, q, q) of mixtures of J Gaussians (B, J, q), (B, J, q, q) with weights (B, J)."""
     mean = (weights[:, None] @ means).squeeze(1)
     apart = means - mean[:, None]
     within = (weights[..., None, None] * covariances).sum(1)
-    return mean, within + apart.transpose(1, 2) @ (weights[..., None] * apart), weights
+    return mean, within + apart.transpose(1, 2) @ (weights[..., None] * apart)

@@ -17,7 +17,9 @@ D = 4
 def one_dimensional(**settings):
     """A model whose r0 is 0 and whose phi is the first feature, with a wide prior."""
     torch.manual_seed(0)
-    model = build_user_model("ours", D, {"dim": 1, "layers": 0, "types": 1, "hidden": 8, **settings}).eval()
+    model = build_user_model(
+        "ours", D, {"dim": 1, "layers": 0, "types": 1, "hidden": 8, "fast_dim": 0, **settings}
+    ).eval()
     with torch.no_grad():
         model.map.weight.copy_(torch.eye(D)[:1])
         model.base[-1].weight.zero_()
@@ -98,6 +100,20 @@ def test_training_flips_labels_and_evaluation_does_not():
     evaluated = [encode(model, pairs)["weights"].item() for _ in range(3)]
     trained = [encode(model.train(), pairs)["weights"].item() for _ in range(20)]
     assert len(set(evaluated)) == 1 and len({round(value, 4) for value in trained}) > 3
+
+
+@torch.no_grad()
+def test_the_additive_update_is_trusted_as_far_as_the_context_is():
+    model = one_dimensional(fast_dim=1)
+    model.fast_map = model.map
+    for labels in ([1.0] * 8, [1.0, -1.0, 1.0] * 4):
+        state = encode(model, contexts(labels))
+        step = model.log_eta.exp() / (len(labels) + model.log_kappa.exp())
+        expected = (1 - state["explanations"][0, -1]) * step * sum(labels)
+        torch.testing.assert_close(state["weights"][0, 1], expected)
+    assert not encode(model, contexts([]))["weights"][0, 1].any()
+    drawn = model.sample(state, torch.Generator().manual_seed(0))
+    assert drawn["weights"][0, 1] == state["weights"][0, 1] and drawn["weights"][0, 0] != state["weights"][0, 0]
 
 
 @torch.no_grad()
