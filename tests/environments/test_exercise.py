@@ -127,7 +127,7 @@ def test_exact_belief_is_calibrated_and_its_information_is_what_the_rewards_pay(
 
     world = ExerciseWorld(noise=0.1, n_users=1)
     rng, conversations = stable_random("calibration"), []
-    for i in range(3000):
+    for i in range(1500):
         values = [rng.randrange(2) for _ in ATTRIBUTES]
         named = {topic: words[v][0] for (topic, *words), v in zip(ATTRIBUTES, values)}
         profile = dataclasses.replace(world.users("train")[0], attributes=named, type_index=strategy_of(values[:5]))
@@ -138,12 +138,12 @@ def test_exact_belief_is_calibrated_and_its_information_is_what_the_rewards_pay(
     types = np.array([c.profile.type_index for c in conversations])
     for t in range(5):
         mass = beliefs[np.arange(len(types)), t, types]
-        assert abs(mass.mean() - (beliefs[:, t] ** 2).sum(axis=1).mean()) < 0.02
+        assert abs(mass.mean() - (beliefs[:, t] ** 2).sum(axis=1).mean()) < 0.03
     totals = {
-        name: intrinsic_rewards(beliefs, types, np.full(3000, 4), CuriosityConfig(name, floor=0.0)).sum(axis=1).mean()
+        name: intrinsic_rewards(beliefs, types, np.full(1500, 4), CuriosityConfig(name, floor=0.0)).sum(axis=1).mean()
         for name in ("diff_log_acc", "diff_ent", "info_gain")
     }
-    assert max(totals.values()) - min(totals.values()) < 0.05
+    assert max(totals.values()) - min(totals.values()) < 0.06
 
 
 def test_suggestible_users_drift_and_stay_drifted():
