@@ -49,7 +49,9 @@ def read_history(path: str) -> list[dict[str, Any]]:
     pairs, rated = [], []
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise DataError(f"found {type(row).__name__}, not an object", "Give one object a row.", file=path, row=number)
+            raise DataError(
+                f"found {type(row).__name__}, not an object", "Give one object a row.", file=path, row=number
+            )
         if "messages" in row:
             rated += _rated(row["messages"], path, number)
             continue
