@@ -76,7 +76,6 @@ class DPL(UserModel):
         super().__init__(feature_dim, config)
         out = 2 if config.head == "mean_variance" else config.atoms
         self.head = mlp([feature_dim] + [config.hidden] * config.layers + [out])
-        self.register_buffer("values", torch.linspace(0, 1, config.atoms), persistent=False)
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
         return UserState(self.name, {"none": context_features.new_zeros(len(context_index), 0)})
@@ -92,8 +91,9 @@ class DPL(UserModel):
             # The least deviation keeps the slope of the loss bounded.
             return mean, (F.softplus(scale) + 0.01) ** 2
         p = self.distribution(features)
-        mean = p @ self.values
-        return mean, p @ self.values**2 - mean**2
+        values = torch.linspace(0, 1, self.config.atoms, dtype=p.dtype, device=p.device)
+        mean = p @ values
+        return mean, p @ values**2 - mean**2
 
     def score(self, features: Tensor, state: UserState) -> Tensor:
         return self.moments(features)[0]

@@ -146,11 +146,11 @@ class InverseAutoregressiveFlow(nn.Module):
         super().__init__()
         self.linear = nn.Linear(dim, 2 * dim)
         nn.init.normal_(self.linear.weight, std=0.01)
-        self.register_buffer("mask", torch.ones(dim, dim).tril(-1).repeat(2, 1), persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, L) to (B, L)."""
-        shift, gate = F.linear(z, self.linear.weight * self.mask, self.linear.bias).chunk(2, dim=-1)
+        weight = self.linear.weight.unflatten(0, (2, -1)).tril(-1).flatten(0, 1)
+        shift, gate = F.linear(z, weight, self.linear.bias).chunk(2, dim=-1)
         gate = torch.sigmoid(gate + 1.5)
         # The order is reversed from step to step, so that every dimension reads every other one in two.
         return (gate * z + (1 - gate) * shift).flip(-1)
