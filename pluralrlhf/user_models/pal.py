@@ -19,8 +19,8 @@ class PALConfig:
     """Settings of `pal`.
 
     Args:
-        form: `A`: the reward is minus the squared distance (a mean over `dim`) to the user's ideal point. `B`: a cosine of the response
-            and the user's direction, which may depend on the prompt.
+        form: `A`: the reward is minus the squared distance to the user's ideal point, over sqrt(`dim`). `B`: a cosine of
+            the response and the user's direction, which may depend on the prompt.
         prototypes: K.
         dim: m, size of the space of prototypes.
         hidden, layers: Width and number of hidden layers of the map into it.
@@ -51,14 +51,15 @@ class PAL(LinearUserModel):
     r"""Pluralistic alignment: the user's ideal point (A) or direction (B) is a mixture of K prototypes.
 
     .. math::
-        A:\ r = -\tfrac1m |f(e) - \textstyle\sum_k w_k p_k|^2, \qquad B:\ r = s \textstyle\sum_k w_k \cos(f(y), g_k(x)),
+        A:\ r = -\tfrac1{\sqrt m} |f(e) - \textstyle\sum_k w_k p_k|^2, \qquad
+        B:\ r = s \textstyle\sum_k w_k \cos(f(y), g_k(x)),
         \qquad w = \mathrm{softmax}(a_u)
 
-    In A the user's part of a difference of rewards, :math:`\tfrac2m (f(e) - f(e')) \cdot \sum_k w_k p_k`, is linear in w; B
-    mixes the normalised projections of the prompt, so that it is linear as well. Thus one posterior serves both: a_u is
-    the mode of a logistic regression of the context's labels with a learned Gaussian prior, and everything else is
-    trained through it. The published method learns the weights of every training user by gradient descent instead, and
-    fits those of a new user alone.
+    In A the user's part of a difference of rewards, :math:`\tfrac2{\sqrt m} (f(e) - f(e')) \cdot \sum_k w_k p_k`, is
+    linear in w; B mixes the normalised projections of the prompt, so that it is linear as well. Thus one posterior
+    serves both: a_u is the mode of a logistic regression of the context's labels with a learned Gaussian prior, and
+    everything else is trained through it. The published method learns the weights of every training user by gradient
+    descent instead, and fits those of a new user alone.
 
     Args:
         feature_dim: d.
@@ -96,17 +97,18 @@ class PAL(LinearUserModel):
         if config.form == "B":
             self.log_scale = nn.Parameter(torch.tensor(1.0))
         self.prior_mean = nn.Parameter(torch.zeros(config.prototypes))
-        self.prior_log_precision = nn.Parameter(torch.zeros(config.prototypes))
+        # Wide: a user may be one prototype alone.
+        self.prior_log_precision = nn.Parameter(torch.full((config.prototypes,), -1.0))
 
     def base_reward(self, features: Tensor) -> Tensor:
         if self.config.form == "B":
             return features.new_zeros(len(features))
-        return -(self.map(features) ** 2).mean(-1)
+        return -(self.map(features) ** 2).sum(-1) / self.config.dim**0.5
 
     def basis(self, features: Tensor) -> Tensor:
         prompt, response = features[:, : self.config.prompt_dim], self.map(features[:, self.config.prompt_dim :])
         if self.config.form == "A":
-            return 2 / self.config.dim * response @ self.prototypes.T
+            return 2 / self.config.dim**0.5 * response @ self.prototypes.T
         response = F.normalize(response, dim=-1, eps=1e-6) * self.log_scale.exp()
         if not self.config.prompt_dim:
             return response @ F.normalize(self.prototypes, dim=-1, eps=1e-6).T

@@ -28,7 +28,7 @@ def test_form_a_orders_responses_by_their_distance_to_the_ideal_point():
     model = make()
     state, a, b = some_users(model), torch.randn(5, D), torch.randn(5, D)
     point = model.ideal_point(state)
-    distance = [((model.map(x) - point) ** 2).mean(-1) for x in (a, b)]
+    distance = [((model.map(x) - point) ** 2).sum(-1) / 6**0.5 for x in (a, b)]
     torch.testing.assert_close(
         model.score(a, state) - model.score(b, state), distance[1] - distance[0], atol=1e-5, rtol=1e-5
     )
