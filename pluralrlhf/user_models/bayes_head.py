@@ -39,8 +39,8 @@ class BayesHead(LinearUserModel):
 
     with the prior's m and diagonal S learned. r0 is in the likelihood: what it already explains is not counted as
     evidence for the user a second time. The posterior is the Laplace approximation
-    :math:`N(w_u, (S^{-1} + \sum_i p_i (1 - p_i) \Delta\phi_i \Delta\phi_i^T)^{-1})`, and a probability is averaged over
-    it.
+    :math:`N(w_u, (S^{-1} + \sum_i p_i (1 - p_i) \Delta\phi_i \Delta\phi_i^T)^{-1})`, and a probability is averaged
+    over it.
 
     Args:
         feature_dim: d.

@@ -138,8 +138,8 @@ class LinearUserModel(UserModel):
     """Base of the methods with r(e | u) = r0(e) + w_u . phi(e).
 
     A subclass makes the modules `base` (r0, or `None` for 0) and `map` (phi) and implements `encode`, whose state has
-    `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them. With a posterior the loss
-    is that of the predictive probability, so that the spread is trained too.
+    `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them. With a posterior the
+    loss is that of the predictive probability, so that the spread is trained too.
     """
 
     base: nn.Module | None

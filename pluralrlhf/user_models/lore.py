@@ -43,7 +43,8 @@ class LoReConfig:
 class LoRe(LinearUserModel):
     r"""Low-rank rewards: the same few rewards for everybody, mixed by each user's weights.
 
-    .. math:: r(x, y \mid u) = w_u \cdot V(e), \qquad w_u = \mathrm{softmax}(a_u)\ \text{(LoRe) or}\ a_u\ \text{(PReF)}.
+    .. math:: r(x, y \mid u) = w_u \cdot V(e), \qquad
+        w_u = \mathrm{softmax}(a_u)\ \text{(LoRe) or}\ a_u\ \text{(PReF)}.
 
     The published methods fit the weights of each training user by gradient descent and those of a new user by a few
     regularised logistic steps with V fixed. Here every user is a new one: a_u is the mode of a Bayesian logistic
@@ -56,7 +57,8 @@ class LoRe(LinearUserModel):
 
     References:
         - Bose et al. 2025, LoRe: Personalizing LLMs via Low-Rank Reward Modeling, https://arxiv.org/abs/2504.14439
-        - Shenfeld et al. 2025, Language Model Personalization via Reward Factorization, https://arxiv.org/abs/2503.06358
+        - Shenfeld et al. 2025, Language Model Personalization via Reward Factorization,
+          https://arxiv.org/abs/2503.06358
 
     Inputs:
         | context | state | features | output |
@@ -79,7 +81,9 @@ class LoRe(LinearUserModel):
         # Free weights of 0 and a basis of both signs would be a saddle point: nothing to learn from but the noise.
         mean = torch.full((config.rank,), config.rank**-0.5) if config.weights == "free" else torch.zeros(config.rank)
         self.prior_mean = nn.Parameter(mean)
-        self.prior_log_precision = nn.Parameter(torch.zeros(config.rank))
+        # Wide on the simplex: a user may be one of the rewards alone.
+        log_precision = 0.0 if config.weights == "free" else -1.0
+        self.prior_log_precision = nn.Parameter(torch.full((config.rank,), log_precision))
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
         gathered = self.gathered(context_features, context_index, context_mask)

@@ -66,8 +66,8 @@ class AttentionLayer(nn.Module):
 class NeuralProcess(UserModel):
     r"""In-context regression of rewards: context tokens attend to each other, a target token attends to them.
 
-    Context tokens are projections of :math:`e_i^+ - e_i^-`, without positions, beside one learned token that stands for
-    no evidence (k = 0 is that token alone); the target token is a projection of e(x, y). Each layer lets the target
+    Context tokens are projections of :math:`e_i^+ - e_i^-`, without positions, beside one learned token that stands
+    for no evidence (k = 0 is that token alone); the target token is a projection of e(x, y). Each layer lets the target
     read what the context's tokens are at that layer, and never the other way round, so that responses are scored
     independently of each other. The published model outputs a preference distribution over the options of a question;
     here it is the reward of a response.

@@ -66,8 +66,8 @@ class Ours(LinearUserModel):
     .. math:: \log Z_t = \sum_i \log \sigma(\Delta r_{0,i} + \hat w_t \cdot \Delta\phi_i)
         + \log N(\hat w_t; m_t, S_t) + \tfrac q2 \log 2\pi - \tfrac12 \log |H_t|.
 
-    Explanation 0 is that the labels say nothing: each has probability 1/2, :math:`\log Z_0 = -k \log 2`, and w keeps its
-    prior. A context is believed in proportion to :math:`\pi_j \exp(\tau \log Z_j)`; the state is the mean and
+    Explanation 0 is that the labels say nothing: each has probability 1/2, :math:`\log Z_0 = -k \log 2`, and w keeps
+    its prior. A context is believed in proportion to :math:`\pi_j \exp(\tau \log Z_j)`; the state is the mean and
     covariance of this mixture. A context that contradicts itself thus leads back to the reward of everybody. The prior
     weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
     learned with r0 and phi, through the posterior. In training, the labels of some contexts are coin flips.
@@ -85,7 +85,7 @@ class Ours(LinearUserModel):
     Inputs:
         | context | state | features | output |
         |---|---|---|---|
-        | (N, 2, d), (B, K), (B, K) | `weights` (B, q + f), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | (B,) |
+        | (N, 2, d), (B, K), (B, K) | `weights` (B, q + f), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | B |
 
     Relations:
         - `bayes_head` is the case of one type and no doubt.

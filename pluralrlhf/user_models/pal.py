@@ -19,8 +19,8 @@ class PALConfig:
     """Settings of `pal`.
 
     Args:
-        form: `A`: the reward is minus the squared distance to the user's ideal point, over sqrt(`dim`). `B`: a cosine of
-            the response and the user's direction, which may depend on the prompt.
+        form: `A`: the reward is minus the squared distance to the user's ideal point, over sqrt(`dim`). `B`: a cosine
+            of the response and the user's direction, which may depend on the prompt.
         prototypes: K.
         dim: m, size of the space of prototypes.
         hidden, layers: Width and number of hidden layers of the map into it.

@@ -45,7 +45,8 @@ class SPL(VPL):
     Either response of a pair gives half of the pair's mean and precision. The guide compares the posterior with that
     of the swapped context, which gets no gradient,
 
-    .. math:: \tfrac12 \big(1 + \cos(\mu, \mu^{swap})\big) + \tfrac\eta2 \big(1 - \cos(\log s^2, \log s^{2, swap})\big),
+    .. math:: \tfrac12 \big(1 + \cos(\mu, \mu^{swap})\big)
+        + \tfrac\eta2 \big(1 - \cos(\log s^2, \log s^{2, swap})\big),
 
     averaged over the users with context; the means are taken relative to the prior's. The decoder is FiLM:
     :math:`h \mapsto (1 + \tanh(g)/2)\, h + \tanh(b)/2` with g, b linear in z. Pooling, prior and KL are those of
