@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import warnings
 
 from ..errors import PluralRLHFError
 
@@ -81,11 +83,27 @@ def main(argv: list[str] | None = None) -> int:
 def run_module(module: str, argv: list[str], prog: str) -> int:
     """Runs one command, turning the errors that are the caller's to fix into one line and exit status 2."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Advice for other libraries' maintainers, in the way of the one line that a mistake should print.
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return importlib.import_module(f".{module}", __package__).main(argv, prog) or 0
     except PluralRLHFError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = (error.strerror or type(error).__name__).lower()
+        print(
+            f"error: {error.filename}: {reason}. Name another file or folder, or change its rights.", file=sys.stderr
+        )
+        return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        again = (
+            "add --resume true to go on from the last checkpoint"
+            if " train " in f" {prog} "
+            else ("the same command goes on from what was finished")
+        )
+        print(f"\ninterrupted: {again}", file=sys.stderr)
         return 130

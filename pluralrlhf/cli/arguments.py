@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 
 from ..errors import ConfigError
@@ -15,6 +16,8 @@ def parse(parser, argv: list[str] | None):
     """
     import yaml
 
+    # One line for a value of the wrong type, rather than two hundred of usage.
+    parser.error = lambda message: (_ for _ in ()).throw(ConfigError(f"{message}. See `-h`."))
     try:
         return parser.parse_args_and_config(args=sys.argv[1:] if argv is None else argv)
     except FileNotFoundError as error:
@@ -24,4 +27,17 @@ def parse(parser, argv: list[str] | None):
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{error} See `-h` for the names.") from None
+        raise ConfigError(_explained(parser, str(error))) from None
+
+
+def _explained(parser, message: str) -> str:
+    """The parser's message, and for a name that it does not know a close one that it does."""
+    known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    unknown = [word.strip("'\",[]").lstrip("-") for word in message.split() if word.strip("'\",[]").startswith("--")]
+    if not unknown or not ("nknown arguments" in message or "not used" in message):
+        return f"{message} See `-h` for the names."
+    hints = [close[0] for name in unknown if (close := difflib.get_close_matches(name, known, n=1))]
+    hint = f" Did you mean {', '.join(f'`{name}`' for name in hints)}?" if hints else ""
+    return (
+        f"unknown setting {', '.join(f'`{name}`' for name in unknown)}.{hint} See `-h` for the names."
+    )

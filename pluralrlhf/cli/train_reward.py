@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 EXAMPLE = """example:
   pluralrlhf data build pets --out runs/data/pets
@@ -59,6 +60,9 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         raise ConfigError(
             "Give `--encoder` (frozen features, such as `offline`) or `--model_name_or_path` (a backbone to train)."
         )
+    if (Path(args.output_dir) / "build.json").is_file():
+        raise ConfigError(f"`--output_dir` {args.output_dir} is a dataset folder; name another one for the model.")
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     splits = load_pairs(data_args.data)
     unknown = [split for split in data_args.eval_splits if split not in splits]
     if unknown:
@@ -86,6 +90,12 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         metrics = trainer.evaluate()
         trainer.save_metrics("eval", metrics)
         trainer.create_model_card()
+        if trainer.is_world_process_zero():
+            scores = {key: value for key, value in metrics.items() if "_accuracy" in key}
+            print("\n".join(f"{key.removeprefix('eval_')}: {value:.4f}" for key, value in scores.items()))
+    if trainer.is_world_process_zero():
+        print(f"{args.output_dir}: the model. Next: pluralrlhf eval reward --model {args.output_dir} --data "
+              f"{data_args.data} --output_dir {args.output_dir}-eval")  # fmt: skip
     if args.push_to_hub:
         trainer.push_to_hub()
     return 0

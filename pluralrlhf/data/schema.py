@@ -234,6 +234,9 @@ def validate_pair(row: dict[str, Any], *, file: str | None = None, row_number: i
         if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not _finite(margin):
             remedy = f"Give every row a finite number or leave the column out, {_SKIP}"
             raise RowError("bad_margin", f"the margin is {kind(margin)}", remedy, column="margin", **where)
+        if margin < 0:
+            remedy = f"Swap `chosen` and `rejected`, or give the margin without its sign, {_SKIP}"
+            raise RowError("negative_margin", "the margin is negative", remedy, column="margin", **where)
         clean["margin"] = float(margin)
     for column in row:
         if column not in clean and not str(column).startswith("_"):

@@ -128,7 +128,7 @@ def verdict(
     wrong = controls.get("gain_over_wrong_user")
     if _above(gain):
         if wrong is not None and not _above(wrong):
-            text = f"gains {interval(gain, True)} over its own k = 0, but another user's context serves it as well"
+            text = f"gains {interval(gain, True)} over its own k = 0, but this data cannot tell that from another user's context"
             return {"kind": "any_context", "text": f"{text} ({interval(wrong, True)} own minus other)"}
         return {"kind": "uses_user", "text": f"uses the user: {interval(gain, True)} over its own k = 0{versus}"}
     if _below(gain):

@@ -27,6 +27,8 @@ class UserInference:
             pairs: Dictionaries with `prompt`, `chosen`, `rejected` (texts or message lists) and optionally `pair_id`;
                 none is the state of an unknown user.
         """
+        if isinstance(pairs, str | dict):
+            raise ConfigError(f"`pairs` is a {type(pairs).__name__}; give a list of dictionaries, one a pair.")
         state = self.encode_users([list(pairs or [])])
         state.provenance["model"] = self.config.name_or_path
         state.provenance["pair_ids"] = [pair.get("pair_id") for pair in pairs or []]
@@ -38,9 +40,15 @@ class UserInference:
         self.eval()
         pairs = [pair for history in histories for pair in history]
         for number, pair in enumerate(pairs, 1):
+            if not isinstance(pair, dict):
+                raise ConfigError(f"`pairs`, number {number}, is a {type(pair).__name__}; give dictionaries.")
             missing = [key for key in ("prompt", "chosen", "rejected") if not pair.get(key)]
             if missing:
                 raise ConfigError(f"`pairs`, number {number}: no {', '.join(missing)}. Each pair needs all three.")
+            if pair["chosen"] == pair["rejected"]:
+                raise ConfigError(
+                    f"`pairs`, number {number}: `chosen` equals `rejected`, which says nothing. Leave it out."
+                )
         if self.user_model.route == "text":
             return encode_histories(self, histories)
         prompts = [pair["prompt"] for pair in pairs]
@@ -84,6 +92,10 @@ class UserInference:
         )
 
     def _checked(self, state: UserState) -> UserState:
+        if not hasattr(state, "method"):
+            raise ConfigError(
+                f"`state` is a {type(state).__name__}; give what `encode_user` or `encode_users` returns."
+            )
         if state.method != self.config.user_model:
             raise ConfigError(f"`state` was made by `{state.method}`, this model is `{self.config.user_model}`.")
         return state.to(self.user_model.feature_mean.device)

@@ -166,6 +166,10 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> PersonalizedRewardModel:
         """Loads a saved model; a folder with an `adapter/` gets its backbone from `base/` or from its id."""
         folder = Path(str(pretrained_model_name_or_path))
+        if (folder / "build.json").is_file():
+            raise ConfigError(f"{folder} is a dataset folder; give the folder that `train reward` wrote.")
+        if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..")):
+            raise ConfigError(f"There is no folder {folder}. Check the path, or give a Hub id such as `user/model`.")
         if (folder / "adapter" / "adapter_config.json").is_file():
             return load_with_adapter(cls, folder, **kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

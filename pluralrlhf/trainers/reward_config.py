@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,6 +109,10 @@ class PersonalizedRewardConfig(RewardConfig):
             self.eval_n_context = [self.eval_n_context]
         if not self.eval_n_context or min(self.eval_n_context) < 0:
             raise ConfigError(f"`eval_n_context` is {self.eval_n_context}; give numbers of at least 0, such as `0 8`.")
+        for name in ("learning_rate", "weight_decay", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            value, least = getattr(self, name), 1 if name.startswith("per_device") else 0
+            if not (math.isfinite(value) and value >= least):
+                raise ConfigError(f"`{name}` is {value}; it must be a finite number of at least {least}.")
         if not 0 <= self.no_context_share < 1:
             raise ConfigError(f"`no_context_share` is {self.no_context_share}; it must be at least 0 and below 1.")
         if self.feature_noise < 0:

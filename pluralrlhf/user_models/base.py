@@ -67,7 +67,15 @@ class UserState:
                 f"Not a user state of schema {STATE_SCHEMA} (found schema {data.get('schema')!r}, keys "
                 f"{sorted(data)}). Export it again with this version."
             )
-        tensors = {name: torch.tensor([value]) for name, value in data["state"].items()}
+        if not isinstance(data["state"], dict):
+            raise ConfigError(f"`state` is a {type(data['state']).__name__}, not names with numbers. Export it again.")
+        try:
+            tensors = {name: torch.tensor([value]) for name, value in data["state"].items()}
+        except (TypeError, ValueError):
+            raise ConfigError("`state` holds something that is no number. Export it again.") from None
+        wrong = [name for name, value in tensors.items() if not torch.isfinite(value.float()).all()]
+        if wrong:
+            raise ConfigError(f"`state` is not finite in {wrong}; rewards would be NaN. Export it again.")
         rest = {key: value for key, value in data.items() if key not in ("schema", "method", "state")}
         return cls(data["method"], tensors, rest)
 

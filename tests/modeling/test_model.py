@@ -144,6 +144,14 @@ def test_a_state_is_a_small_json(tmp_path, frozen):
 def test_mistakes_are_named(tmp_path, frozen):
     with pytest.raises(ConfigError, match="number 1: no rejected"):
         frozen.encode_user([{"prompt": "a", "chosen": "b"}])
+    with pytest.raises(ConfigError, match="`pairs` is a str"):
+        frozen.encode_user("hello")
+    with pytest.raises(ConfigError, match="`chosen` equals `rejected`"):
+        frozen.encode_user([{"prompt": "a", "chosen": "b", "rejected": "b"}])
+    with pytest.raises(ConfigError, match="`state` is a list"):
+        frozen.score(["a"], ["b"], [frozen.encode_user()])
+    with pytest.raises(ConfigError, match="There is no folder"):
+        PersonalizedRewardModel.from_pretrained(str(tmp_path / "nope"))
     with pytest.raises(ConfigError, match="1 `prompts` and 2 `responses`"):
         frozen.score(["a"], ["b", "c"])
     with pytest.raises(ConfigError, match="made by `btl`"):

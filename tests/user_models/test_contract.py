@@ -51,7 +51,9 @@ def test_padding_and_the_rest_of_the_batch_change_nothing(model):
     padded = torch.cat([index, torch.full((5, 3), 7)], 1)
     padded_mask = torch.cat([mask, torch.zeros(5, 3, dtype=torch.bool)], 1)
     torch.testing.assert_close(rewards(model, features, padded, padded_mask, targets), expected, atol=1e-5, rtol=1e-5)
-    alone = torch.cat([rewards(model, features, index[i : i + 1], mask[i : i + 1], targets[i : i + 1]) for i in range(5)])
+    alone = torch.cat(
+        [rewards(model, features, index[i : i + 1], mask[i : i + 1], targets[i : i + 1]) for i in range(5)]
+    )
     torch.testing.assert_close(alone, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -122,6 +124,9 @@ def test_an_unknown_method_suggests_a_close_one():
 
 
 def test_a_state_of_another_schema_is_refused():
+    for state, message in (({"mean": [float("nan")]}, "not finite"), ([1], "is a list"), ({"mean": "x"}, "no number")):
+        with pytest.raises(ConfigError, match=message):
+            UserState.from_json({"schema": 1, "method": "vpl", "state": state})
     with pytest.raises(ConfigError, match="schema 99"):
         UserState.from_json({"schema": 99, "method": "vpl", "state": {}})
     with pytest.raises(ConfigError, match="holds 3"):
