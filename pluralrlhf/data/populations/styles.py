@@ -1,8 +1,10 @@
 """Styles: answers written by a grammar with seven attributes, and users who weigh the attributes differently.
 
-An answer says how to do something in two or three steps, and has or lacks each attribute of `ATTRIBUTES`. Each attribute
-has a lexical field of its own and some fifteen sentences that realise it, so that a frozen sentence encoder can find it;
-unseen items are other tasks, described in other sentences (`styles.json`, all of our own). A user's true reward is
+An answer says how to do something in two or three steps, and has or lacks each attribute of `ATTRIBUTES`. Having an
+attribute and lacking it have a lexical field each and sixteen sentences that realise it, so that a frozen sentence
+encoder can find it; unseen items are other tasks, answered in other sentences (`styles.json`, all of our own). The
+sentences are terse and the fields narrow on purpose: in looser wordings the encoder, not the method, is what is
+measured. A user's true reward is
 w . a, with a the answer's attributes (0 or 1) and w the user's weights: (1 - disagreement) * shared + disagreement * z,
 z drawn from N(0, I) for each user, or for each of a few types. The preferred answer is chosen with probability
 label_noise + (1 - 2 label_noise) * sigmoid(margin / temperature); temperature 0 is the sign of the margin. The posterior
@@ -55,7 +57,7 @@ class Styles(Source):
         default="continuous", metadata={"help": "weights of each user's own, or those of one of a few types"}
     )
     n_types: int = field(default=4, metadata={"help": "number of types; each has one that is its opposite"})
-    n_users: int = field(default=500, metadata={"help": "number of users"})
+    n_users: int = field(default=1000, metadata={"help": "number of users"})
     pairs_per_user: int = field(default=64, metadata={"help": "pairs on seen prompts that a user judges"})
     unseen_pairs_per_user: int = field(default=16, metadata={"help": "pairs on unseen prompts that a user judges"})
     disagreement: float = field(
@@ -66,7 +68,7 @@ class Styles(Source):
         default=0.0, metadata={"help": "of the logistic choice between two answers; 0: the better one is chosen"}
     )
     n_prompts: int = field(default=100, metadata={"help": "number of prompts: up to 100 tasks in 4 wordings each"})
-    responses_per_prompt: int = field(default=12, metadata={"help": "answers written to each prompt"})
+    responses_per_prompt: int = field(default=24, metadata={"help": "answers written to each prompt"})
     pairs_per_prompt: int = field(
         default=12, metadata={"help": "distinct pairs of a prompt's answers, which users share"}
     )
@@ -244,11 +246,10 @@ class Styles(Source):
 
         before, after = [], []
         for name in ATTRIBUTES:
-            # Formality and hedging have words for both sides; the others are there or not.
-            if has[name] or name in ("formality", "hedging"):
-                opening, closing = pick(f"{name}.{has[name]}", 2)
-                before.append(opening)
-                after.append(closing)
+            # Having an attribute and lacking it both have words, so that answers are of one length in sentences.
+            opening, closing = pick(f"{name}.{has[name]}", 2)
+            before.append(opening)
+            after.append(closing)
         if has["length"]:
             after.append(pick("background")[0].format(**topic))
         if has["structure"]:
