@@ -21,7 +21,10 @@ DROPPED = "placebo_single_judge"
 
 
 def permute_within(groups: np.ndarray, values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`values` permuted among the entries of the same group.
+    """`values` permuted among the entries of the same group, so that each entry gets another entry's value.
+
+    The permutation is one cycle through the group in random order. A permutation that could leave entries where they
+    are would leave one in n of them: among five judges, a fifth of what a user's choices say about the user.
 
     Args:
         groups: (n,) any sortable ids, such as the item of each vote.
@@ -33,11 +36,13 @@ def permute_within(groups: np.ndarray, values: np.ndarray, seed: int = 0) -> np.
     """
     import numpy as np
 
-    draw = np.random.default_rng(seed).random(len(groups))
-    places = np.lexsort((np.arange(len(groups)), groups))
-    shuffled = np.lexsort((draw, groups))
+    order = np.lexsort((np.random.default_rng(seed).random(len(groups)), groups))
+    block = np.asarray(groups)[order]
+    first = np.flatnonzero(np.r_[True, block[1:] != block[:-1]][: len(block)])
+    following = np.arange(1, len(order) + 1)
+    following[np.r_[first[1:], len(order)][: len(first)] - 1] = first
     permuted = np.empty_like(values)
-    permuted[places] = values[shuffled]
+    permuted[order] = values[order[following]]
     return permuted
 
 

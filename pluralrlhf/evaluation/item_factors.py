@@ -73,10 +73,10 @@ def fit_item_factors(
     n_items: int,
     *,
     rank: int = 8,
-    item_penalty: float = 1.0,
+    item_penalty: float = 10.0,
     bias_penalty: float = 0.1,
     user_penalty: float = 1.0,
-    steps: int = 300,
+    steps: int = 120,
     seed: int = 0,
 ) -> ItemFactors:
     """Fits the factors by Adam on all choices at once.
@@ -137,8 +137,8 @@ class ItemFactorsScorer:
         history: UserHistory,
         opinions: Opinions,
         *,
-        ranks: Sequence[int] = (4, 8, 16),
-        penalties: Sequence[float] = (1.0, 3.0, 10.0),
+        ranks: Sequence[int] = (8, 16),
+        penalties: Sequence[float] = (3.0, 10.0, 30.0),
         k: int = 8,
         seed: int = 0,
     ):

@@ -94,7 +94,9 @@ def fetch(base_url: str, name: str, *, retries: int = 3, timeout: float = 60.0) 
             os.unlink(partial)
             final = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if final or attempt == retries - 1:
-                reason = getattr(error, "reason", None) or error
+                reason = (
+                    error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
+                )
                 raise DataError(
                     f"the download failed ({reason})",
                     "Check the connection, or point `--path` at a local copy",
