@@ -212,7 +212,8 @@ class PairData:
     @torch.no_grad()
     def _encoded(self, rows: np.ndarray) -> np.ndarray:
         was_training, batch = self.model.training, self.targets(rows)
-        self.model.eval()
+        # bitsandbytes repacks 4-bit weights on a CPU when they are used in evaluation mode, and cannot train them then.
+        self.model.train(bool(getattr(self.model, "is_quantized", False)))
         device = self.model.user_model.feature_mean.device
         states = [
             self.model.pooled(batch[f"{side}_input_ids"].to(device), batch[f"{side}_attention_mask"].to(device))

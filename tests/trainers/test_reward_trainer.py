@@ -115,9 +115,19 @@ def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):
 
 def test_opposite_users_of_a_trainable_backbone(tmp_path):
     args = PersonalizedRewardConfig(
-        str(tmp_path), user_model="vpl", user_model_kwargs={"latent_dim": 8, "hidden": 64}, learning_rate=1e-3,
-        per_device_train_batch_size=32, max_steps=250, n_context=4, eval_n_context=[0, 4], max_length=32, **QUIET,
-    )  # fmt: skip
+        str(tmp_path),
+        user_model="vpl",
+        user_model_kwargs={"latent_dim": 8, "hidden": 64, "decoder_hidden": 64},
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=32,
+        max_steps=350,
+        n_context=4,
+        no_context_share=0.0,
+        eval_n_context=[0, 4],
+        max_length=32,
+        **QUIET,
+    )
     trainer = PersonalizedRewardTrainer(
         tiny_backbone(), args, pet_dataset(40, 12), pet_dataset(10, 12, 1, 40), tiny_tokenizer()
     )
