@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +224,7 @@ def test_a_kill_after_a_checkpoint_and_resume_equal_an_uninterrupted_run(tmp_pat
     )
     checkpoint = tmp_path / "killed" / "checkpoint-10"
     while process.poll() is None and not (checkpoint / "trainer_state.json").exists():
-        pass
+        time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "model.safetensors").exists()
