@@ -56,7 +56,7 @@ class Styles(Source):
     users_are: Literal["continuous", "types"] = field(
         default="continuous", metadata={"help": "weights of each user's own, or those of one of a few types"}
     )
-    n_types: int = field(default=4, metadata={"help": "number of types; each has one that is its opposite"})
+    n_types: int = field(default=4, metadata={"help": "number of types, two by two opposite"})
     n_users: int = field(default=1000, metadata={"help": "number of users"})
     pairs_per_user: int = field(default=64, metadata={"help": "pairs on seen prompts that a user judges"})
     unseen_pairs_per_user: int = field(default=16, metadata={"help": "pairs on unseen prompts that a user judges"})
