@@ -38,6 +38,4 @@ def _explained(parser, message: str) -> str:
         return f"{message} See `-h` for the names."
     hints = [close[0] for name in unknown if (close := difflib.get_close_matches(name, known, n=1))]
     hint = f" Did you mean {', '.join(f'`{name}`' for name in hints)}?" if hints else ""
-    return (
-        f"unknown setting {', '.join(f'`{name}`' for name in unknown)}.{hint} See `-h` for the names."
-    )
+    return f"unknown setting {', '.join(f'`{name}`' for name in unknown)}.{hint} See `-h` for the names."
