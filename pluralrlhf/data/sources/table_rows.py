@@ -89,7 +89,9 @@ class RowReader:
                 pair["pair_id"] = f"{pair_id}/{rater}"
             value = lookup(row, columns.found.get("margin", "margin"))
             if value is not MISSING:
-                pair["margin"] = to_number(value) if isinstance(value, str) else value
+                number = to_number(value) if isinstance(value, str) else value
+                # What is no number stays as it is, so that the error says what was found.
+                pair["margin"] = value if number is None and str(value or "").strip() else number
             pair["_columns"] = self.names[side]
             self._profile(rater, row)
             pairs.append(pair)
