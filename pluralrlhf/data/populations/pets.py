@@ -19,11 +19,10 @@ from typing import Any, ClassVar, Literal
 
 from ...errors import ConfigError
 from ..pairing import by_hash, spread_pairs
-from ..placebo import DROPPED, placebo_pairs
 from ..schema import messages
-from ..sources import Source
 from ..sources.origin import parameters
 from ..splits import hash64, unit_hash
+from .base import Population
 
 ANIMALS = ("cat", "dog", "rabbit", "bird")
 ATTRIBUTES = (*ANIMALS, "kindness")
@@ -42,7 +41,7 @@ KINDNESS = 10.0  # of every user: a kind sentence is better than an unkind one, 
 
 
 @dataclass
-class Pets(Source):
+class Pets(Population):
     name: ClassVar[str] = "pets"
     summary: ClassVar[str] = "generated: cat people and dog people, who disagree on every contested pair"
     example: ClassVar[str] = ""
@@ -82,18 +81,6 @@ class Pets(Source):
             raise ConfigError(f"`label_noise` is {self.label_noise}: a share in [0, 0.5) is expected")
         if not 0 <= self.agreed_share <= 1:
             raise ConfigError(f"`agreed_share` is {self.agreed_share}: a share in [0, 1] is expected")
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields pair rows, couple by couple."""
-        self.dropped.clear()
-        if not self.placebo:
-            yield from (row for row, _ in self._judgments())
-            return
-        for row in placebo_pairs(lambda: (judged for judged, _ in self._judgments()), self.seed):
-            if row is None:
-                self.dropped[DROPPED] += 1
-            else:
-                yield row
 
     def users(self) -> Iterator[dict[str, Any]]:
         """A sentence on each user's taste as `profile`; the favourite animal and the ranking as `attributes`."""

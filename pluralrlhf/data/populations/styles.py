@@ -25,11 +25,10 @@ import numpy as np
 
 from ...errors import ConfigError
 from ..pairing import by_hash
-from ..placebo import DROPPED, placebo_pairs
 from ..schema import messages
-from ..sources import Source
 from ..sources.origin import parameters
 from ..splits import hash64, unit_hash
+from .base import Population
 
 ATTRIBUTES = ("length", "formality", "warmth", "structure", "humour", "hedging", "examples")
 # What everybody weighs alike; the rest is the user's own.
@@ -46,7 +45,7 @@ _LIKES = {
 
 
 @dataclass
-class Styles(Source):
+class Styles(Population):
     name: ClassVar[str] = "styles"
     summary: ClassVar[str] = (
         "generated: answers with seven attributes, users with weights on them, exact ceiling known"
@@ -103,18 +102,6 @@ class Styles(Source):
             raise ConfigError(f"`temperature` is {self.temperature}: 0 or a positive number is expected")
 
     # Source
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yields pair rows, user by user."""
-        self.dropped.clear()
-        if not self.placebo:
-            yield from (row for row, _ in self._judgments())
-            return
-        for row in placebo_pairs(lambda: (judged for judged, _ in self._judgments()), self.seed):
-            if row is None:
-                self.dropped[DROPPED] += 1
-            else:
-                yield row
 
     def users(self) -> Iterator[dict[str, Any]]:
         """What each user likes, in words as `profile`; the weights and the type as `attributes`."""
