@@ -20,6 +20,25 @@ def filled(text: str | None) -> str | None:
     return None if text and text.strip() else "empty"
 
 
+def check_endpoint(attempts: int, concurrency: int, timeout: float, base_url: str | None, client: Any) -> None:
+    """Refuses settings of an endpoint with which no request could be made."""
+    if attempts < 1 or concurrency < 1 or timeout <= 0:
+        raise ConfigError(
+            f"`attempts`, `concurrency`, `timeout` are {attempts}, {concurrency}, {timeout}; they must be positive."
+        )
+    if client is None and base_url is None:
+        raise ConfigError("`base_url` is missing; pass the address of an OpenAI-compatible server.")
+
+
+def open_client(base_url: str | None, api_key: str):
+    """An `openai.AsyncOpenAI` for one event loop, to which a client belongs; retries are ours, so that they are counted."""
+    try:
+        from openai import AsyncOpenAI
+    except ImportError:
+        raise ConfigError("An endpoint needs the `openai` package: pip install 'pluralrlhf[llm]'.") from None
+    return AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)
+
+
 class ChatEndpoint:
     """Asks a server for many completions at once.
 
@@ -63,12 +82,7 @@ class ChatEndpoint:
         prices: tuple[float, float] | None = None,
         client: Any = None,
     ):
-        if attempts < 1 or concurrency < 1 or timeout <= 0:
-            raise ConfigError(
-                f"`attempts`, `concurrency`, `timeout` are {attempts}, {concurrency}, {timeout}; they must be positive."
-            )
-        if client is None and base_url is None:
-            raise ConfigError("`base_url` is missing; pass the address of an OpenAI-compatible server.")
+        check_endpoint(attempts, concurrency, timeout, base_url, client)
         self.model, self.base_url, self.api_key, self.client = model, base_url, api_key, client
         self.attempts, self.timeout, self.backoff, self.concurrency = attempts, timeout, backoff, concurrency
         self.temperature, self.max_tokens, self.prices = temperature, max_tokens, prices
@@ -124,12 +138,7 @@ class ChatEndpoint:
         gate = asyncio.Semaphore(self.concurrency)
         if self.client is not None:
             return await self._gather(self.client, gate, requests, check)
-        try:
-            from openai import AsyncOpenAI
-        except ImportError:
-            raise ConfigError("An endpoint needs the `openai` package: pip install 'pluralrlhf[llm]'.") from None
-        # A client belongs to one event loop; retries are ours, so that they are counted.
-        async with AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0) as client:
+        async with open_client(self.base_url, self.api_key) as client:
             return await self._gather(client, gate, requests, check)
 
     async def _gather(self, client, gate, requests, check) -> dict[str, str | None]:

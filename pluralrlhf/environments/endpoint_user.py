@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError
 from .base import Conversation, Reply, stable_random
+from .endpoint import check_endpoint, open_client
 from .local_user import SYSTEM, user_view
 
 # HTML or XML tags, chat markers, code fences: a person does not talk like that, a broken server does.
@@ -64,12 +64,7 @@ class EndpointUser:
         system: str = SYSTEM,
         client: Any = None,
     ):
-        if attempts < 1 or concurrency < 1 or timeout <= 0:
-            raise ConfigError(
-                f"`attempts`, `concurrency`, `timeout` are {attempts}, {concurrency}, {timeout}; they must be positive."
-            )
-        if client is None and base_url is None:
-            raise ConfigError("`base_url` is missing; pass the address of an OpenAI-compatible server.")
+        check_endpoint(attempts, concurrency, timeout, base_url, client)
         self.model, self.base_url, self.api_key, self.client = model, base_url, api_key, client
         self.attempts, self.timeout, self.backoff, self.concurrency = attempts, timeout, backoff, concurrency
         self.temperature, self.max_tokens, self.max_characters = temperature, max_tokens, max_characters
@@ -90,12 +85,7 @@ class EndpointUser:
         gate = asyncio.Semaphore(self.concurrency)
         if self.client is not None:
             return list(await asyncio.gather(*(self._reply(self.client, gate, c, s) for c, s in zip(chats, seeds))))
-        try:
-            from openai import AsyncOpenAI
-        except ImportError:
-            raise ConfigError("An endpoint needs the `openai` package: pip install 'pluralrlhf[llm]'.") from None
-        # A client belongs to one event loop, so each batch has its own; retries are ours, so that they are counted.
-        async with AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0) as client:
+        async with open_client(self.base_url, self.api_key) as client:
             return list(await asyncio.gather(*(self._reply(client, gate, c, s) for c, s in zip(chats, seeds))))
 
     async def _reply(self, client: Any, gate: asyncio.Semaphore, messages: list, seed: tuple) -> Reply:
