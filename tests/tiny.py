@@ -85,3 +85,17 @@ def pet_rows(n_users: int = 12, n_pairs: int = 10, seed: int = 0, first_user: in
 
 def pet_dataset(*args, **kwargs) -> Dataset:
     return Dataset.from_list(pet_rows(*args, **kwargs))
+
+
+def pets_trainer(folder, user_model, user_model_kwargs, *, learning_rate, max_steps):
+    """A trained trainer of frozen features on pets, whose outputs and cache are in `folder`."""
+    from pluralrlhf import PersonalizedRewardConfig, PersonalizedRewardTrainer
+
+    args = PersonalizedRewardConfig(
+        str(folder / "out"), encoder="offline", user_model=user_model, user_model_kwargs=user_model_kwargs,
+        per_device_train_batch_size=64, learning_rate=learning_rate, max_steps=max_steps, n_context=6,
+        feature_cache=str(folder / "c"), report_to="none", disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = PersonalizedRewardTrainer(args=args, train_dataset=pet_dataset(40, 12))
+    trainer.train()
+    return trainer

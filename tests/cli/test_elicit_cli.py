@@ -6,22 +6,16 @@ import io
 import json
 
 import pytest
-from tiny import pet_dataset
+from tiny import pets_trainer
 
-from pluralrlhf import PersonalizedRewardConfig, PersonalizedRewardModel, PersonalizedRewardTrainer
+from pluralrlhf import PersonalizedRewardModel
 from pluralrlhf.cli import main
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("elicit")
-    args = PersonalizedRewardConfig(
-        str(folder / "out"), encoder="offline", user_model="bayes_head", user_model_kwargs={"dim": 4, "hidden": 32},
-        per_device_train_batch_size=64, learning_rate=3e-3, max_steps=60, n_context=6, feature_cache=str(folder / "c"),
-        report_to="none", disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    trainer = PersonalizedRewardTrainer(args=args, train_dataset=pet_dataset(40, 12))
-    trainer.train()
+    trainer = pets_trainer(folder, "bayes_head", {"dim": 4, "hidden": 32}, learning_rate=3e-3, max_steps=60)
     trainer.save_model(str(folder / "model"))
     words = ["nice", "soft", "loyal", "calm", "loud", "funny"]
     rows = [

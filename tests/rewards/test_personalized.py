@@ -5,23 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import Dataset
-from tiny import message, pet_dataset, pet_rows, tiny_config, tiny_tokenizer
+from tiny import message, pet_dataset, pet_rows, pets_trainer, tiny_config, tiny_tokenizer
 from transformers import Qwen2ForCausalLM
 
-from pluralrlhf import PersonalizedReward, PersonalizedRewardConfig, PersonalizedRewardTrainer
+from pluralrlhf import PersonalizedReward
 from pluralrlhf.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def reward_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reward")
-    args = PersonalizedRewardConfig(
-        str(folder / "out"), encoder="offline", user_model="vpl", user_model_kwargs={"latent_dim": 8, "hidden": 64},
-        per_device_train_batch_size=64, learning_rate=2e-3, max_steps=80, n_context=6, feature_cache=str(folder / "c"),
-        report_to="none", disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    trainer = PersonalizedRewardTrainer(args=args, train_dataset=pet_dataset(40, 12))
-    trainer.train()
+    trainer = pets_trainer(folder, "vpl", {"latent_dim": 8, "hidden": 64}, learning_rate=2e-3, max_steps=80)
     return trainer.reward_model
 
 

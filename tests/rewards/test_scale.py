@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import message, pet_dataset
+from tiny import message, pet_dataset, pets_trainer
 
-from pluralrlhf import PersonalizedReward, PersonalizedRewardConfig, PersonalizedRewardTrainer
+from pluralrlhf import PersonalizedReward
 from pluralrlhf.errors import ConfigError
 from pluralrlhf.rewards.scale import RewardScale
 
@@ -22,13 +22,7 @@ REFERENCES = [
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
-    args = PersonalizedRewardConfig(
-        str(folder / "out"), encoder="offline", user_model="bayes_head", user_model_kwargs={"dim": 4, "hidden": 32},
-        per_device_train_batch_size=64, learning_rate=3e-3, max_steps=50, n_context=6, feature_cache=str(folder / "c"),
-        report_to="none", disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    trainer = PersonalizedRewardTrainer(args=args, train_dataset=pet_dataset(40, 12))
-    trainer.train()
+    trainer = pets_trainer(folder, "bayes_head", {"dim": 4, "hidden": 32}, learning_rate=3e-3, max_steps=50)
     return trainer.reward_model
 
 
