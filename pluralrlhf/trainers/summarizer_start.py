@@ -96,7 +96,8 @@ class TopicStatements:
             for side, vote in (("chosen", 1), ("rejected", -1)):
                 for topic in self.topics.mentioned(as_text(pair[side])):
                     votes[topic] = votes.get(topic, 0) + vote
-        rng = np.random.default_rng(stable_hash(f"statement:{self.seed}:{sorted(votes.items())}:{len(context.pairs)}"))
+        # The wording hangs on what was shown, never on what was chosen: a reader would learn the wording, not the words.
+        rng = np.random.default_rng(stable_hash(f"statement:{self.seed}:{self._texts(context)}"))
         order = sorted(votes, key=lambda topic: (votes[topic], topic))
         if len(order) < 2 or votes[order[0]] == votes[order[-1]]:
             return ""
@@ -105,9 +106,12 @@ class TopicStatements:
         return self._say(best, least, rng)
 
     def _found(self, context: UserContext) -> list[str]:
-        # Sorted texts: the order in which sides are read must not tell which was chosen.
-        texts = sorted(as_text(pair[side]) for pair in context.pairs for side in ("chosen", "rejected"))
-        return sorted({topic for text in texts for topic in self.topics.mentioned(text)})
+        return sorted({topic for text in self._texts(context) for topic in self.topics.mentioned(text)})
+
+    @staticmethod
+    def _texts(context: UserContext) -> list[str]:
+        """Both sides of every shown pair, in an order that does not tell which was chosen."""
+        return sorted(as_text(pair[side]) for pair in context.pairs for side in ("chosen", "rejected"))
 
 
 @dataclass
