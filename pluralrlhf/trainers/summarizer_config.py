@@ -111,7 +111,8 @@ class SummarizerConfig(GRPOConfig):
     # Evaluation
     max_eval_pairs_per_user: int = field(default=8, metadata={"help": "Targets of each validation user."})
     keep_best: bool = field(
-        default=True, metadata={"help": "Save the pair of models that was best on validation users."}
+        default=True,
+        metadata={"help": "Save the pair of models that was best on validation users (accuracy, then log loss)."},
     )
 
     def __post_init__(self):

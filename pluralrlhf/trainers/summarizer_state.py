@@ -43,7 +43,7 @@ def save_pair(trainer: SummarizerTrainer, folder: Path, best: bool = False) -> N
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = Path(trainer.args.output_dir) / "best"
-    if best and trainer.best_accuracy is not None and (kept / "config.json").is_file():
+    if best and trainer.best is not None and (kept / "config.json").is_file():
         shutil.copytree(kept, folder, dirs_exist_ok=True)
     else:
         trainer.reader.save_pretrained(str(folder))
@@ -73,7 +73,7 @@ def save_pair_state(trainer: SummarizerTrainer, folder: Path) -> None:
         content = {
             "schema": 1,
             "steps": steps,
-            "best_accuracy": trainer.best_accuracy,
+            "best": trainer.best,
             "n_processes": trainer.accelerator.num_processes,
         }
         # Written last: a checkpoint without it is not whole.
@@ -109,7 +109,7 @@ def load_pair_state(trainer: SummarizerTrainer, folder: Path) -> None:
     _load_optimizer(
         trainer.reading.optimizer, load_file(str(folder / "reward_optimizer.safetensors")), content["steps"]
     )
-    trainer.best_accuracy = content["best_accuracy"]
+    trainer.best = content["best"] and tuple(content["best"])
     saved = json.loads((folder / f"replay-{trainer.accelerator.process_index}.json").read_text())
     trainer.reading.replay.examples.clear()
     trainer.reading.replay.extend((text, rows) for text, rows in saved)

@@ -143,7 +143,8 @@ class SummarizerTrainer(GRPOTrainer):
         self._refuse_sharding()
         self.reading = SummaryReader(self.reader, self.pairs, args, self.accelerator)
         head.attach(self.accelerator.unwrap_model(self.model), processing_class)
-        self.best_accuracy: float | None = None
+        # Accuracy on validation users and, where that ties, minus the log loss.
+        self.best: tuple[float, float] | None = None
         self.add_callback(_FromCheckpoint(self))
 
     def _refuse_sharding(self) -> None:
@@ -330,9 +331,9 @@ class SummarizerTrainer(GRPOTrainer):
             raise ConfigError("`eval_dataset` is missing: there are no validation users to evaluate on.")
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.validation().items()}
         self.log(metrics)
-        accuracy = metrics[f"{metric_key_prefix}_accuracy"]
-        if self.args.keep_best and (self.best_accuracy is None or accuracy > self.best_accuracy):
-            self.best_accuracy = accuracy
+        found = metrics[f"{metric_key_prefix}_accuracy"], -metrics[f"{metric_key_prefix}_log_loss"]
+        if self.args.keep_best and (self.best is None or found > self.best):
+            self.best = found
             if self.is_world_process_zero():
                 save_pair(self, Path(self.args.output_dir) / "best")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
