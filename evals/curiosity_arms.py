@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--max_grad_norm", type=float, default=0.2)
     parser.add_argument("--decay_steps", type=int, default=75, help="steps at the end in which the rate falls to zero")
     parser.add_argument("--beta", type=float, default=0.04)
+    parser.add_argument("--turn_lambda", type=float, default=1.0, help="of the turns' credit; 1 is the return to go")
+    parser.add_argument("--floor", type=float, default=1e-3, help="smallest probability inside a logarithm")
     parser.add_argument("--n_eval", type=int, default=256)
     parser.add_argument("--free", action="store_true", help="the policy chooses when to recommend, at most 10 turns")
     parser.add_argument("--suggestible", type=float, default=0.0, help="how often users give in to leading questions")
@@ -102,6 +104,8 @@ def main() -> None:
         disable_tqdm=True,
         disable_dropout=True,
         dataloader_pin_memory=False,
+        turn_lambda=args.turn_lambda if ARMS[args.arm].get("turn_credit") != "trajectory" else 1.0,
+        curiosity_floor=args.floor,
         **ARMS[args.arm],
     )
     curve: list[dict] = []

@@ -20,6 +20,12 @@ class MultiTurnGRPOConfig(GRPOConfig):
         turn_credit (`str`, *optional*, defaults to `"turn"`):
             `"turn"`: an utterance's tokens get the return to go of its turn minus a leave-one-out baseline over the
             group's conversations at the same turn. `"trajectory"`: TRL's own advantage, one a conversation.
+        turn_lambda (`float`, *optional*, defaults to `1.0`):
+            Lambda of generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438), with the potential as
+            the critic: a potential-based intrinsic reward, gamma phi(b_{t+1}) - phi(b_t), is its temporal difference,
+            and a turn gets the sum of the rewards from there on discounted by `gamma * turn_lambda`. 1 is the return
+            to go; 0 credits a turn with its own reward only. Less variance for a bias wherever phi is not the value:
+            the end reward reaches earlier turns discounted too. Needs `turn_credit="turn"`.
         max_new_tokens (`int`, *optional*, defaults to `16`):
             Tokens of one utterance at most. (`max_completion_length` is TRL's name for the whole conversation, and
             ends a conversation as `too_long`.)
@@ -39,6 +45,9 @@ class MultiTurnGRPOConfig(GRPOConfig):
         default=512, metadata={"help": "Tokens of a conversation after its prompt, of both parties."}
     )
     turn_credit: str = field(default="turn", metadata={"help": "`turn` or `trajectory` advantages."})
+    turn_lambda: float = field(
+        default=1.0, metadata={"help": "Turn credit: the returns to go are discounted by `gamma` times this."}
+    )
     max_new_tokens: int = field(default=16, metadata={"help": "Tokens of one utterance at most."})
     gamma: float = field(default=1.0, metadata={"help": "Discount of the return and of the potential."})
     curiosity: str = field(
@@ -62,6 +71,10 @@ class MultiTurnGRPOConfig(GRPOConfig):
         super().__post_init__()
         if self.turn_credit not in ("turn", "trajectory"):
             raise ConfigError(f"`turn_credit` is {self.turn_credit!r}; use turn or trajectory.")
+        if not 0 <= self.turn_lambda <= 1:
+            raise ConfigError(f"`turn_lambda` is {self.turn_lambda}; it must lie in [0, 1].")
+        if self.turn_credit == "trajectory" and self.turn_lambda != 1:
+            raise ConfigError(f"`turn_lambda` is {self.turn_lambda}, but trajectory credit has no turns; use 1.")
         if self.top_p != 1.0 or self.top_k not in (0, -1, None) or self.min_p not in (None, 0.0):
             raise ConfigError(
                 "`top_p`, `top_k` and `min_p` must be off: the loss takes the log-probabilities of the full "

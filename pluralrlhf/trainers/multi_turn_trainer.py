@@ -258,7 +258,8 @@ class MultiTurnGRPOTrainer(GRPOTrainer):
         rewards = torch.from_numpy(self._intrinsic * self.reward_weights[-1].item()).to(device)
         rows = torch.arange(len(conversations), device=device)
         rewards[rows, n_turns - 1] += self._end_rewards.to(device, rewards.dtype)
-        returns = torch.from_numpy(returns_to_go(rewards.cpu().numpy(), self.args.gamma)).to(device)
+        discount = self.args.gamma * self.args.turn_lambda
+        returns = torch.from_numpy(returns_to_go(rewards.cpu().numpy(), discount)).to(device)
         present = torch.arange(rewards.size(1), device=device) < n_turns[:, None]
         present = present & ~self._unscored[:, None]
         training = self.model.training

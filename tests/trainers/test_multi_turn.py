@@ -121,6 +121,23 @@ def test_training_changes_every_parameter_and_credits_turns(tmp_path):
     assert len(logs) == 3 and all("rewards/curiosity/mean" in log and "kl" in log for log in logs)
 
 
+def test_lambda_discounts_the_credit_but_not_the_potential(tmp_path):
+    settings = {"gamma": 0.9, "max_steps": 1, "curiosity": "diff_acc"}
+    whole, cut = (make(tmp_path / str(lam), turn_lambda=lam, **settings) for lam in (1.0, 0.5))
+    for trainer in (whole, cut):
+        trainer.train()
+    (_, played, rewards, end), (output, _, same, _) = whole.seen[0], cut.seen[0]
+    np.testing.assert_array_equal(rewards, same)
+    total = rewards.copy()
+    for i, c in enumerate(played):
+        total[i, len(c.turns) - 1] += end[i]
+    returns = sum(0.45**k * np.pad(total, ((0, 0), (0, k)))[:, k:] for k in range(total.shape[1]))
+    for i, c in enumerate(played):
+        own = output["advantages"][i, : len(c.turn_index)][torch.tensor(c.turn_index) == 0]
+        others = [returns[j, 0] for j in range(i // 4 * 4, i // 4 * 4 + 4) if j != i]
+        np.testing.assert_allclose(own.numpy(), returns[i, 0] - np.mean(others), atol=1e-5)
+
+
 def test_trajectory_credit_is_trls_own(tmp_path):
     trainer = make(tmp_path, turn_credit="trajectory", max_steps=1)
     trainer.train()
@@ -254,6 +271,10 @@ def test_peft_trains_the_adapter_only(tmp_path):
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ConfigError, match="turn_credit"):
         MultiTurnGRPOConfig(str(tmp_path), turn_credit="token", bf16=False)
+    with pytest.raises(ConfigError, match="turn_lambda"):
+        MultiTurnGRPOConfig(str(tmp_path), turn_lambda=1.5, bf16=False)
+    with pytest.raises(ConfigError, match="turn_lambda"):
+        MultiTurnGRPOConfig(str(tmp_path), turn_credit="trajectory", turn_lambda=0.5, bf16=False)
     with pytest.raises(ConfigError, match="save_steps"):
         MultiTurnGRPOConfig(str(tmp_path), bf16=False, save_steps=3, steps_per_generation=2)
     with pytest.raises(ConfigError, match="top_p"):
