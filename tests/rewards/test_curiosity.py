@@ -101,6 +101,20 @@ def test_zero_returns_to_go_do_not_depend_on_the_turns_own_action():
         np.testing.assert_allclose(returns[i, :n], -phi[i, :n])
 
 
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_with_the_value_as_potential_credit_means_the_same_at_any_lambda(lam):
+    # Three turns of two actions each, taken at random; only the end pays. phi is the value of what was done so far.
+    end = np.random.default_rng(0).normal(size=(2, 2, 2))
+    value = [end.mean(axis=tuple(range(t, 3))) for t in range(4)]
+    rows = list(itertools.product((0, 1), repeat=3))
+    rewards = [[value[t + 1][r[: t + 1]] * (t < 2) - value[t][r[:t]] for t in range(3)] for r in rows]
+    rewards = np.array(rewards) + np.array([[0.0, 0.0, end[r]] for r in rows])
+    credit = returns_to_go(rewards, lam).reshape(2, 2, 2, 3)
+    for t in range(3):
+        mean = credit[..., t].mean(axis=tuple(range(t + 1, 3)))
+        np.testing.assert_allclose(mean, value[t + 1] - value[t][..., None], atol=1e-12)
+
+
 def test_with_an_exact_belief_three_rewards_are_the_mutual_information():
     policy = (0, 1, 0)  # any policy would do; this one repeats a question
     information, expected = 0.0, dict.fromkeys(("diff_log_acc", "diff_ent", "info_gain"), 0.0)
