@@ -67,34 +67,43 @@ class SummaryReader:
         model = model or self.model
         training = model.training
         model.eval()
+        examples, index = _distinct(rows, texts)
         size, out = self.args.reward_batch_size, []
-        for start in range(0, len(rows), size):
-            batch = self._batch(rows[start : start + size], texts[start : start + size])
+        for start in range(0, len(examples), size):
+            batch = self._batch(examples[start : start + size])
             chosen, rejected = model(**batch).logits.squeeze(-1).float().chunk(2)
             out.append((chosen - rejected).cpu().numpy())
         model.train(training)
-        return np.concatenate(out).astype(np.float64)
+        return np.concatenate(out).astype(np.float64)[index]
 
-    def _batch(self, rows: Sequence[int], texts: Sequence[str]) -> dict[str, torch.Tensor]:
-        batch = self.pairs.prefixed(np.asarray(rows), [summary_prefix(text) for text in texts])
+    def _batch(self, examples: Sequence[tuple[int, str]]) -> dict[str, torch.Tensor]:
+        rows = np.array([row for row, _ in examples])
+        batch = self.pairs.prefixed(rows, [summary_prefix(text) for _, text in examples])
         return {key: value.to(self.accelerator.device) for key, value in batch.items()}
 
     def update(self, examples: Sequence[tuple[str, Sequence[int]]], n_fresh: int) -> tuple[float, float]:
-        """One Bradley-Terry update on (text, target rows); returns the loss and the accuracy on the first `n_fresh`."""
+        """One Bradley-Terry update on (text, target rows); returns the loss and the accuracy on the first `n_fresh`.
+
+        A pair that comes several times under one text, as it does once a group writes alike, is read once and counts
+        as often as it comes.
+        """
         rows = np.concatenate([np.asarray(targets) for _, targets in examples])
-        texts = [text for text, targets in examples for _ in targets]
+        distinct, index = _distinct(rows, [text for text, targets in examples for _ in targets])
         n_first = sum(len(targets) for _, targets in examples[:n_fresh])
+        counts = torch.tensor(np.bincount(index, minlength=len(distinct)), dtype=torch.float32)
+        fresh = torch.tensor(np.bincount(index[:n_first], minlength=len(distinct)), dtype=torch.float32)
         self.model.train()
         self.optimizer.zero_grad()
         total, right, size = 0.0, 0.0, self.args.reward_batch_size * 4
-        for start in range(0, len(rows), size):
-            batch = self._batch(rows[start : start + size], texts[start : start + size])
-            chosen, rejected = self.model(**batch).logits.squeeze(-1).chunk(2)
-            loss = bradley_terry_loss(chosen, rejected).sum() / len(rows)
+        for start in range(0, len(distinct), size):
+            part = slice(start, start + size)
+            chosen, rejected = self.model(**self._batch(distinct[part])).logits.squeeze(-1).chunk(2)
+            weight = counts[part].to(chosen.device) / len(rows)
+            loss = (weight * bradley_terry_loss(chosen, rejected)).sum()
             loss.backward()
             total += loss.item()
             correct = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-            right += correct[: max(0, n_first - start)].sum().item()
+            right += (fresh[part].to(chosen.device) * correct).sum().item()
         self._average_gradients()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or 1.0)
         self.optimizer.step()
@@ -125,6 +134,13 @@ class SummaryReader:
         if self.accelerator.num_processes > 1:
             for tensor in [*self.model.parameters(), *self.model.buffers()]:
                 torch.distributed.broadcast(tensor.data, 0)
+
+
+def _distinct(rows: np.ndarray, texts: Sequence[str]) -> tuple[list[tuple[int, str]], np.ndarray]:
+    """The different (row, text), in the order of their first appearance, and the place of each given one."""
+    place: dict[tuple[int, str], int] = {}
+    index = [place.setdefault((int(row), text), len(place)) for row, text in zip(rows, texts, strict=True)]
+    return list(place), np.array(index)
 
 
 def load_reader(model: Any, args: SummarizerConfig) -> PersonalizedRewardModel:

@@ -121,6 +121,33 @@ def test_methods_freeze_what_they_say(tmp_path, start):
     assert not changed(before[1], weights(two)[1])
 
 
+def test_a_pair_that_comes_often_is_read_once_and_counts_as_often(tmp_path, start):
+    one = trainer(tmp_path, start)
+    reading, rows = one.reading, [int(row) for row in one._train_rows[:3]]
+    texts = ["cats please", "dogs please", "cats please", "cats please", "dogs please"]
+    examples = [(text, rows[:2] if i % 2 else rows[1:]) for i, text in enumerate(texts)]
+    flat = [(row, text) for text, targets in examples for row in targets]
+    naive = []
+    for row, text in flat:
+        chosen, rejected = reading.model(**reading._batch([(row, text)])).logits.squeeze(-1).chunk(2)
+        naive.append(chosen - rejected)
+    naive = torch.cat(naive)
+    loss = torch.nn.functional.softplus(-naive).mean()
+    gradients = torch.autograd.grad(loss, [p for p in reading.model.parameters() if p.requires_grad])
+    read = []
+    original = reading._batch
+    reading._batch = lambda part: read.extend(part) or original(part)
+    margins = reading.margins(np.array([row for row, _ in flat]), [text for _, text in flat])
+    assert np.allclose(margins, naive.detach().numpy(), atol=1e-6)
+    assert len(read) == len(set(read)) == len(set(flat)) < len(flat)
+    reading.args.max_grad_norm = 1e9
+    found, accuracy = reading.update(examples, 3)
+    assert found == pytest.approx(loss.item(), abs=1e-6)
+    assert accuracy == pytest.approx(float((naive[:6] > 0).float().mean()), abs=1e-6)
+    for parameter, expected in zip([p for p in reading.model.parameters() if p.requires_grad], gradients):
+        assert torch.allclose(parameter.grad, expected, atol=1e-6)
+
+
 def test_a_saved_pair_scores_as_in_training(finished, tmp_path):
     from pluralrlhf.modeling import PersonalizedRewardModel
 
