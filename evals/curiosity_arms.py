@@ -1,8 +1,9 @@
 """Learning curves in the exercise world: one arm, one seed.
 
-    python evals/curiosity_arms.py --arm diff_log_acc --seed 0 --start runs/start-0 --output_dir runs/curiosity
+    python evals/curiosity_arms.py --arm diff_log_acc --seed 0 --start runs/starts/0 --output_dir runs/arms
 
-Every arm has the same settings; only the intrinsic reward differs. Writes OUT/ARM-SEED.json: success, belief and language
+Arms differ in the intrinsic reward, and in the rate and the credit's lambda that validation users preferred for them
+(`OWN`); all else is the same. Writes OUT/ARM-SEED.json: success, belief and language
 on train, validation and test users along the way, and of the best checkpoint (chosen on validation users) and the final
 one; `success_by_user` has one digit a test user, so that arms can be compared user by user. What it prints leaves test
 users out: settings are chosen on validation users.
@@ -36,6 +37,10 @@ ARMS = {
     "diff_log_acc_trajectory": {"curiosity": "diff_log_acc", "turn_credit": "trajectory"},
 }
 
+# Chosen on validation users of start 1, among the same candidates for each: evals/results/curio/arms/tuning.csv.
+DEFAULTS = {"learning_rate": 2e-3, "turn_lambda": 0.5}
+OWN = {"end": {"learning_rate": 1e-3, "turn_lambda": 1.0}, "diff_log_acc_trajectory": {"turn_lambda": 1.0}}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,19 +51,24 @@ def main() -> None:
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--max_steps", type=int, default=300)
     parser.add_argument("--eval_steps", type=int, default=30)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--conversations", type=int, default=64, help="conversations of a step")
+    parser.add_argument("--learning_rate", type=float, help="by default the arm's own")
+    parser.add_argument("--conversations", type=int, default=128, help="conversations of a step")
     parser.add_argument("--num_generations", type=int, default=4, help="conversations of a step with one user")
     parser.add_argument("--max_grad_norm", type=float, default=0.2)
-    parser.add_argument("--decay_steps", type=int, default=75, help="steps at the end in which the rate falls to zero")
+    parser.add_argument(
+        "--decay_steps", type=int, default=200, help="steps at the end in which the rate falls to zero"
+    )
     parser.add_argument("--beta", type=float, default=0.04)
-    parser.add_argument("--turn_lambda", type=float, default=1.0, help="of the turns' credit; 1 is the return to go")
-    parser.add_argument("--floor", type=float, default=1e-3, help="smallest probability inside a logarithm")
+    parser.add_argument("--turn_lambda", type=float, help="of the turns' credit, by default the arm's own")
+    parser.add_argument("--floor", type=float, default=0.05, help="smallest probability inside a logarithm")
     parser.add_argument("--n_eval", type=int, default=256)
     parser.add_argument("--free", action="store_true", help="the policy chooses when to recommend, at most 10 turns")
     parser.add_argument("--suggestible", type=float, default=0.0, help="how often users give in to leading questions")
     parser.add_argument("--name", help="name of the output file, by default ARM-SEED")
     args = parser.parse_args()
+    for setting, value in (DEFAULTS | OWN.get(args.arm, {})).items():
+        if getattr(args, setting) is None:
+            setattr(args, setting, value)
 
     import torch
 
@@ -104,7 +114,7 @@ def main() -> None:
         disable_tqdm=True,
         disable_dropout=True,
         dataloader_pin_memory=False,
-        turn_lambda=args.turn_lambda if ARMS[args.arm].get("turn_credit") != "trajectory" else 1.0,
+        turn_lambda=args.turn_lambda,
         curiosity_floor=args.floor,
         **ARMS[args.arm],
     )
