@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--n_types", type=int, choices=(2, 4), default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=CO_TRAINED + READERS, default=list(CO_TRAINED + READERS))
+    parser.add_argument("--shift", action="store_true", help="test users are rabbit and bird people")
     parser.add_argument("--n_users", type=int, default=600)
     parser.add_argument("--data_seed", type=int, default=1, help="of users and sentences (settings were chosen on 0)")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="of `train summarizer`, last of all")
@@ -83,6 +84,7 @@ def main() -> None:
     if not data.is_dir():
         build = ["data", "build", "pets", "--out", str(data), "--n_types", str(args.n_types)]
         build += ["--n_users", str(args.n_users), "--seed", str(args.data_seed)]
+        build += ["--shift"] if args.shift else []
         subprocess.run([sys.executable, "-m", "pluralrlhf", *build], check=True)
     models: dict[str, list[Path]] = {}
     for method in args.methods:
