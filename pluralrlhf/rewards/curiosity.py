@@ -16,12 +16,13 @@ of the conversation is zero (or, at gamma = 1, a constant). `zero` sets it so: t
 plain returns to go the return at turn t is then R - phi(b_t), and since phi(b_t) does not depend on the turn's action,
 shaping changes nothing but the variance. `keep` leaves phi(b_T) in place: at gamma = 1 the objective becomes
 R + weight * phi(b_T), a bonus for having found out who the user is. That can change the optimal policy, and it is what
-speeds learning up. The default is `keep`, because the trainer's credit is by default the return to go, where `zero`
-cannot help; use `zero` with truncated credit (the trainer's `turn_lambda` below 1, with the potential as the critic) or
-where the end reward's optimum must not move. `acc`, `ent` and `info_gain` have no potential and ignore the setting.
+speeds learning up. The default is `keep`, because with returns to go as credit `zero` cannot help; use it where the end
+reward's optimum must not move. `acc`, `ent` and `info_gain` have no potential and ignore the setting.
 
-Truncated credit moves the optimum by itself, unless the potential is the value: the end reward reaches a turn k turns
-earlier as (gamma lambda)^k of itself, so that ending early pays, and shaping is no longer policy invariant.
+Truncated credit (the trainer's `turn_lambda` below 1, the potential as the critic) moves the optimum by itself, unless
+the potential is the value of going on: the end reward reaches a turn k turns earlier as (gamma lambda)^k of itself, so
+that ending early pays. With `zero` and a potential below zero (`diff_log_acc`, `diff_ent`) it pays most of all: the end
+earns -phi(b_{T-1}) at once, the more the less is known. Use `keep` there.
 
 With an exact belief, types drawn from its prior and gamma = 1, the expected `diff_log_acc` (not floored), `diff_ent`
 and `info_gain` are all the mutual information of type and answers.
