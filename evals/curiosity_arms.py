@@ -37,9 +37,14 @@ ARMS = {
     "diff_log_acc_trajectory": {"curiosity": "diff_log_acc", "turn_credit": "trajectory"},
 }
 
-# Chosen on validation users of start 1, among the same candidates for each: evals/results/curio/arms/tuning.csv.
+# Chosen on validation users of start 1, for `diff_log_acc` (whose setting the other intrinsic rewards share), `end` and
+# `end_phi`: evals/results/curio/arms/tuning.csv.
 DEFAULTS = {"learning_rate": 2e-3, "turn_lambda": 0.5}
-OWN = {"end": {"learning_rate": 1e-3, "turn_lambda": 1.0}, "diff_log_acc_trajectory": {"turn_lambda": 1.0}}
+OWN = {
+    "end": {"learning_rate": 1e-3, "turn_lambda": 1.0},
+    "end_phi": {"learning_rate": 1e-3, "turn_lambda": 1.0},
+    "diff_log_acc_trajectory": {"turn_lambda": 1.0},
+}
 
 
 def main() -> None:
