@@ -235,15 +235,17 @@ def _write(file: Path, model, users: Sequence[str], state: UserState, block) -> 
     prompts, responses = [prompt for *_, prompt, _ in block], [response for *_, response in block]
     candidate = np.array([number for number, *_ in block], dtype=np.int64)
     place = np.array([place for _, place, *_ in block], dtype=np.int32)
-    text = model.user_model.route == "text"
-    features = None if text else model.user_model.standardize(model.featurize(prompts, responses))
+    by_text = model.user_model.route != "head"
+    features = None if by_text else model.user_model.standardize(model.featurize(prompts, responses))
     part = file.with_name(file.name + ".part")
     with pq.ParquetWriter(part, SCORES_SCHEMA, compression="zstd") as writer:
         for start in range(0, len(users), _USERS_AT_ONCE):
             some = slice(start, min(len(users), start + _USERS_AT_ONCE))
             rows = state.rows(some)
             rewards = (
-                model.score_matrix(rows, prompts, responses) if text else model.user_model.score_matrix(features, rows)
+                model.score_matrix(rows, prompts, responses)
+                if by_text
+                else model.user_model.score_matrix(features, rows)
             )
             n = some.stop - some.start
             codes = pa.array(np.repeat(np.arange(n, dtype=np.int32), len(block)))

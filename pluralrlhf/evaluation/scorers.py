@@ -195,6 +195,7 @@ def load_scorers(
     """
     from ..features import FeatureCache
     from ..trainers.text_data import pair_data
+    from .backbone_scorer import BackboneScorer
     from .text_scorer import TextScorer
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -221,7 +222,7 @@ def load_scorers(
             shared[key] = pair_data(model, cache, progress=progress, users=users, **packed)
             for name, dataset in splits.items():
                 shared[key].add(name, dataset)
-        scorer = TextScorer if text else RewardModelScorer
+        scorer = {"text": TextScorer, "backbone": BackboneScorer}.get(model.user_model.route, RewardModelScorer)
         scorers.append(
             scorer(model, shared[key], method=method, seed=_seed_of(path), path=path, batch_size=batch_size)
         )

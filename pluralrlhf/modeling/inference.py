@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..features.tokenization import Messages
 from ..user_models import UserState
 from ..user_models.text import TextState
+from . import conditioned
 from .text import encode_histories, text_rewards
 
 
@@ -51,13 +52,15 @@ class UserInference:
                 )
         if self.user_model.route == "text":
             return encode_histories(self, histories)
-        prompts = [pair["prompt"] for pair in pairs]
-        sides = [self.featurize(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")]
         counts = torch.tensor([len(history) for history in histories], dtype=torch.long)
         mask = torch.arange(int(counts.max())) < counts[:, None]
         index = torch.zeros(mask.shape, dtype=torch.long)
         index[mask] = torch.arange(len(pairs))
         device = self.user_model.feature_mean.device
+        if self.user_model.route == "backbone":
+            return conditioned.encode_pairs(self, pairs, index.to(device), mask.to(device))
+        prompts = [pair["prompt"] for pair in pairs]
+        sides = [self.featurize(prompts, [pair[side] for pair in pairs]) for side in ("chosen", "rejected")]
         return self.encode_context(len(counts), torch.stack(sides, 1), index.to(device), mask.to(device))
 
     @torch.no_grad()
@@ -72,6 +75,8 @@ class UserInference:
             if state is not None and len(state) != len(prompts):
                 state = state.rows(torch.zeros(len(prompts), dtype=torch.long))
             return text_rewards(self, prompts, responses, state)
+        if self.user_model.route == "backbone":
+            return conditioned.text_rewards(self, prompts, responses, state)
         features = self.user_model.standardize(self.featurize(prompts, responses))
         state = self.encode_context(1) if state is None else self._checked(state)
         if len(state) == 1 and len(features) != 1:
@@ -84,7 +89,7 @@ class UserInference:
     def score_matrix(self, state: UserState, prompts: Sequence[Messages], responses: Sequence[Messages]) -> Tensor:
         """(U, R) rewards of every response for every user in `state`."""
         self.eval()
-        if self.user_model.route == "text":
+        if self.user_model.route != "head":
             states = [state.rows(slice(number, number + 1)) for number in range(len(state))]
             return torch.stack([self.score(prompts, responses, one) for one in states])
         return self.user_model.score_matrix(

@@ -19,6 +19,7 @@ from ..features.rendering import encoder_parts
 from ..features.shared_prefix import PackedTrees, last_hidden_states
 from ..features.tokenization import Messages, as_messages, tokenize_response
 from ..user_models import UserState, bradley_terry_loss, build_user_model
+from . import conditioned
 from .configuration import PersonalizedRewardModelConfig
 from .inference import UserInference
 from .saving import load_with_adapter, save_with_adapter
@@ -75,6 +76,11 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
             backbone = AutoModel.from_config(config.backbone_config())
         self.backbone = backbone
         self.user_model = build_user_model(config.user_model, config.feature_dim, config.user_model_kwargs)
+        if backbone is None and self.user_model.route == "backbone":
+            raise ConfigError(
+                f"`{config.user_model}` changes what a backbone computes and cannot work on the frozen features of an "
+                "`encoder`. Give a backbone to train (`--model_name_or_path`) instead."
+            )
         # Lists, because a module assigned as an attribute would become part of the weights.
         self._encoder: list[TextEncoder] = []
         self._peft_model: list = []
@@ -157,6 +163,8 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
         )
         model = cls(config, backbone)
         model.user_model.to(dtype=torch.float32, device=backbone.device)
+        if model.user_model.route == "backbone":
+            model.user_model.attach(backbone)
         model.tokenizer = tokenizer
         if getattr(backbone, "is_quantized", False):
             model.is_quantized, model.hf_quantizer = True, backbone.hf_quantizer
@@ -363,6 +371,19 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
             raise ConfigError("Give `input_ids`, `features`, or the `chosen_` and `rejected_` form of either.")
         if output_features:
             return RewardOutput(features=self.pooled(input_ids, attention_mask) if features is None else features)
+        if self.user_model.route == "backbone":
+            state = conditioned.encode(
+                self,
+                0 if input_ids is None else len(input_ids) // (2 if pairs else 1),
+                context_input_ids,
+                context_attention_mask,
+                context_index,
+                context_mask,
+            )
+            loss, logits, metrics = conditioned.pair_rewards(
+                self, input_ids, attention_mask, state, pairs, margin, n_user_pairs
+            )
+            return RewardOutput(loss=loss, logits=logits, metrics=metrics)
         if features is None and self._token_head is not None:
             if hidden is not None:
                 logits = self._token_head(hidden)

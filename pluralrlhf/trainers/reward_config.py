@@ -122,7 +122,23 @@ class PersonalizedRewardConfig(RewardConfig):
         super().__post_init__()
         # Fails here, before anything is loaded, rather than after an hour of embedding.
         method = user_model_class(self.user_model)
-        build_config(method.config_class, self.user_model_kwargs, self.user_model)
+        settings = build_config(method.config_class, self.user_model_kwargs, self.user_model)
+        if getattr(settings, "route", method.route) == "backbone":
+            self._check_backbone_route()
+
+    def _check_backbone_route(self) -> None:
+        """Raises a `ConfigError` where a setting is for responses whose features do not depend on the user."""
+        for name, value in (
+            ("encoder", self.encoder),
+            ("packing", self.packing),
+            ("context_refresh_steps", self.context_refresh_steps),
+        ):
+            if value is not None:
+                raise ConfigError(
+                    f"`{name}` is {value!r}, but `{self.user_model}` changes what a backbone computes, so that texts "
+                    f"have no features without their user. Leave `{name}` out, and give a backbone to train "
+                    "(`model_name_or_path`)."
+                )
 
     def _check(self) -> None:
         if self.encoder_input not in ("auto", "response", "joined", "concat"):

@@ -22,6 +22,7 @@ USER_MODELS: dict[str, tuple[str, str]] = {
     "neural_process": ("neural_process", "NeuralProcess"),
     "spl": ("spl", "SPL"),
     "ours": ("ours", "Ours"),
+    "soft_tokens": ("soft_tokens", "SoftTokens"),
     "plus": ("text.plus", "Plus"),
     "icl": ("text.icl", "ICL"),
     "oracle": ("text.oracle", "Oracle"),

@@ -164,7 +164,8 @@ class UserModel(nn.Module):
     config_class: ClassVar[type]
     uses_context: ClassVar[bool] = True
     has_posterior: ClassVar[bool] = False
-    # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`.
+    # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`. `backbone`:
+    # a user changes what the backbone computes, see `backbone_route.py`.
     route: ClassVar[str] = "head"
     # A linear layer that is the whole reward, for methods whose reward is the same for everybody.
     token_head: nn.Linear | None = None

@@ -60,7 +60,7 @@ def arguments(settings: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param(path, id=name(path), marks=() if name(path) in ("polis/ours", "large/icl", "large/vpl") else pytest.mark.slow)
+    pytest.param(path, id=name(path), marks=() if name(path) in ("polis/ours", "large/icl", "large/vpl", "large/soft_tokens") else pytest.mark.slow)
     for path in REWARD
 ])  # fmt: skip
 def test_reward_recipes_run(path, folder, tmp_path, monkeypatch):

@@ -72,6 +72,10 @@ def test_train_resume_and_evaluate(tmp_path, pets, capsys, monkeypatch):
             ["--data", "PETS", "--output_dir", "x", "--encoder", "offline", "--eval_splits", "dev"],
             "`eval_splits` names",
         ),
+        (
+            ["--data", "PETS", "--output_dir", "x", "--encoder", "offline", "--user_model", "soft_tokens"],
+            "`encoder` is 'offline', but `soft_tokens` changes what a backbone computes",
+        ),
         (["--config", "missing.yaml", "--output_dir", "x"], "there is no file 'missing.yaml'"),
         (["--config", "BAD", "--output_dir", "x"], "`learnig_rate`. Did you mean `learning_rate`"),
         (["--max_stepz", "3", "--output_dir", "x"], "Did you mean `max_steps`"),
