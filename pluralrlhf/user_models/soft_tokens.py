@@ -22,8 +22,8 @@ class SoftTokensConfig:
     Args:
         form: `cluster`: a user's tokens are a mixture of those of a few clusters, and a new user is found as the
             clusters' posterior. `individual`: they are free, and a new user is found by gradient steps.
-        n_tokens: T, soft tokens of a user (10 as published).
-        n_clusters: C, for `cluster` (5 as published).
+        n_tokens: T, soft tokens of a user.
+        n_clusters: C, for `cluster`.
         rate: How much faster than the learning rate says tokens move under Adam, in standard deviations of the
             backbone's embeddings; a backbone is trained at rates at which soft tokens stand still.
         steps: Gradient steps for a user, for `individual`.
