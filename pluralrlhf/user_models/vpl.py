@@ -208,9 +208,10 @@ class VPL(UserModel):
     def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
         response, user = self.feature_in(features), self._latent(state)
         block = max(1, max_elements // max(1, len(features) * self.config.decoder_hidden))
-        return torch.cat(
-            [self.decoder(response[None] + part[:, None]).squeeze(-1) for part in user.split(block)], dim=0
-        )
+        out = features.new_empty(len(user), len(features))
+        for start in range(0, len(user), block):
+            out[start : start + block] = self.decoder(response[None] + user[start : start + block, None]).squeeze(-1)
+        return out
 
     def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         n = self.config.predictive_samples
