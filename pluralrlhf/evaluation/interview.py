@@ -58,7 +58,9 @@ class Interview:
     ):
         head = model.user_model
         if head.route != "head":
-            raise ConfigError(f"`model` is `{head.name}`, which reads texts for every answer; interview with a head-route model.")
+            raise ConfigError(
+                f"`model` is `{head.name}`, which reads texts for every answer; interview with a head-route model."
+            )
         if not head.uses_context:
             raise ConfigError(f"`model` is `{head.name}`, which does not use the user: no answer changes anything.")
         if acquisition not in (*ACQUISITIONS, "fixed"):
