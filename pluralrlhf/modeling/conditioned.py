@@ -25,14 +25,14 @@ class BackboneReader:
     def __init__(self, model: PersonalizedRewardModel):
         if model.backbone is None:
             raise ConfigError(f"`{model.config.user_model}` needs a backbone; it cannot work on frozen features.")
-        self.model, self.backbone = model, model.backbone
+        self.model, self.backbone, self.chunk = model, model.backbone, _CHUNK
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, soft_tokens: Tensor | None = None) -> Tensor:
-        if torch.is_grad_enabled() or len(input_ids) <= _CHUNK:
+        if torch.is_grad_enabled() or len(input_ids) <= self.chunk:
             return self._read(input_ids, attention_mask, soft_tokens)
         parts = [
             self._read(input_ids[some], attention_mask[some], None if soft_tokens is None else soft_tokens[some])
-            for some in (slice(start, start + _CHUNK) for start in range(0, len(input_ids), _CHUNK))
+            for some in (slice(start, start + self.chunk) for start in range(0, len(input_ids), self.chunk))
         ]
         return torch.cat(parts)
 

@@ -20,6 +20,7 @@ class PersonalizedRewardConfig(RewardConfig):
 
     Parameters whose defaults differ from TRL's: `bf16` and `gradient_checkpointing` are off for frozen features and on
     CPU, memory is pinned only where there is an accelerator, `per_device_eval_batch_size` is 1024 for frozen features;
+    `gradient_checkpointing` is also off for user models that cannot be recomputed (`p_ttt`);
     with `load_best_model_at_end` the metric is `validation_accuracy`, the mean over validation users.
     """
 
@@ -111,17 +112,17 @@ class PersonalizedRewardConfig(RewardConfig):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not frozen_or_cpu
         self.dataloader_pin_memory = self.dataloader_pin_memory and _has_accelerator()
-        if self.encoder is not None:
-            self.gradient_checkpointing = False
-            if self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
-                self.per_device_eval_batch_size = 1024
+        # Transformers reads it in its own `__post_init__`.
+        method = user_model_class(self.user_model)
+        self.gradient_checkpointing = self.gradient_checkpointing and self.encoder is None and method.recomputable
+        if self.encoder is not None and self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
+            self.per_device_eval_batch_size = 1024
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "validation_accuracy", True
         # Several processes without an accelerator form no group unless they are told to use the CPU.
         self.use_cpu = self.use_cpu or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _has_accelerator())
         super().__post_init__()
         # Fails here, before anything is loaded, rather than after an hour of embedding.
-        method = user_model_class(self.user_model)
         settings = build_config(method.config_class, self.user_model_kwargs, self.user_model)
         if getattr(settings, "route", method.route) == "backbone":
             self._check_backbone_route()

@@ -23,6 +23,7 @@ USER_MODELS: dict[str, tuple[str, str]] = {
     "spl": ("spl", "SPL"),
     "ours": ("ours", "Ours"),
     "soft_tokens": ("soft_tokens", "SoftTokens"),
+    "p_ttt": ("p_ttt", "PTTT"),
     "plus": ("text.plus", "Plus"),
     "icl": ("text.icl", "ICL"),
     "oracle": ("text.oracle", "Oracle"),

@@ -10,9 +10,10 @@ from .base import UserModel, UserState
 
 
 class Reader(Protocol):
-    """Reads texts through the backbone of a reward model."""
+    """Reads texts through the backbone of a reward model, at most `chunk` at once where no gradients are wanted."""
 
     backbone: nn.Module
+    chunk: int
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, soft_tokens: Tensor | None = None) -> Tensor:
         """(n, d) standardised features of texts (n, L), with embeddings (n, T, h) in front of them if given."""

@@ -167,6 +167,8 @@ class UserModel(nn.Module):
     # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`. `backbone`:
     # a user changes what the backbone computes, see `backbone_route.py`.
     route: ClassVar[str] = "head"
+    # Whether the backbone's activations may be computed again in the backward pass (`gradient_checkpointing`).
+    recomputable: ClassVar[bool] = True
     # A linear layer that is the whole reward, for methods whose reward is the same for everybody.
     token_head: nn.Linear | None = None
 

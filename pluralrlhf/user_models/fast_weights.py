@@ -63,6 +63,7 @@ class FastWeights(LinearUserModel):
         | (N, 2, d), (B, K), (B, K) | `weights` (B, q) | (B, d) | (B,) |
 
     Relations:
+        - `p_ttt` has the fast weights in a trained backbone's layers.
         - The first gradient step of `bayes_head`, with r0 left out of the likelihood.
         - Linear attention of the target over the context, values +1 and -1.
     """

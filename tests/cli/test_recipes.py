@@ -60,7 +60,7 @@ def arguments(settings: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param(path, id=name(path), marks=() if name(path) in ("polis/ours", "large/icl", "large/vpl", "large/soft_tokens") else pytest.mark.slow)
+    pytest.param(path, id=name(path), marks=() if name(path) in ("polis/ours", "large/icl", "large/vpl", "large/soft_tokens", "large/p_ttt") else pytest.mark.slow)
     for path in REWARD
 ])  # fmt: skip
 def test_reward_recipes_run(path, folder, tmp_path, monkeypatch):
@@ -77,6 +77,9 @@ def test_reward_recipes_run(path, folder, tmp_path, monkeypatch):
     settings |= {"max_eval_pairs_per_user": 2, "eval_n_context": 2, "gradient_checkpointing": False}
     if "model_name_or_path" in found:
         settings |= {"model_name_or_path": folder / "backbone", "max_length": 256}
+    if found["user_model"] == "p_ttt":
+        settings["user_model_kwargs"] = '{"layers": 2, "every": 1}'  # the tiny backbone has two
+        del settings["gradient_checkpointing"]
     if "attn_implementation" in found:
         settings["attn_implementation"] = "sdpa"
     data = folder / "pets"

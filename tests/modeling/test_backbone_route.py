@@ -22,6 +22,7 @@ PAIRS = pet_rows(1, 5)
 FORMS = [
     ("soft_tokens", {"form": "cluster", "n_tokens": 3, "n_clusters": 3}),
     ("soft_tokens", {"form": "individual", "n_tokens": 3, "eta": 0.3, "steps": 2}),
+    ("p_ttt", {"layers": 2, "every": 1}),
 ]
 
 
