@@ -20,7 +20,7 @@ from typing import Any
 
 from ..data import build_dataset, data_sha256, load_pairs, load_users
 from ..data.history import UserHistory
-from ..user_models import USER_MODELS, user_model_class
+from ..user_models import DEFAULT_USER_MODEL, USER_MODELS, user_model_class
 from .evaluate import check_splits
 from .runner import EvaluationData, run_scorers
 from .scorers import Scorer
@@ -179,7 +179,7 @@ class Part:
 
     def training_key(self, method: str, seed: int) -> str:
         settings = self.spec.settings(method, self.dataset)
-        module = USER_MODELS[settings.get("user_model", "vpl")][0]
+        module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
         return _hash(self.sha256, settings, seed, _code_hash((*_TRAINING_CODE, f"user_models/{module}.py")))
 
     def _train(self, method: str, seed: int, show: Callable[[str], None]) -> None:
@@ -301,7 +301,7 @@ def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:
     return [
         name
         for name in spec.methods
-        if user_model_class(spec.settings(name, dataset).get("user_model", "vpl")).uses_context
+        if user_model_class(spec.settings(name, dataset).get("user_model", DEFAULT_USER_MODEL)).uses_context
     ]
 
 

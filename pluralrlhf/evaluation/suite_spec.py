@@ -13,7 +13,7 @@ from ..data import SPLITS, SplitConfig
 from ..data.sources import Source as DataSource
 from ..data.sources import source_class
 from ..errors import ConfigError
-from ..user_models import build_config, user_model_class
+from ..user_models import DEFAULT_USER_MODEL, build_config, user_model_class
 
 _SUITE_KEYS = (
     "name", "description", "datasets", "methods", "train", "seeds", "n_context", "splits", "controls", "placebo",
@@ -168,7 +168,7 @@ def parse_suite(content: Any, where: str, default_name: str = "suite", seeds: in
     for name, settings in _mapping(content["methods"], f"{where}: `methods`").items():
         at = f"{where}: method `{name}`"
         settings = check_training({**shared, **_mapping(settings or {}, at)}, at)
-        user_model, kwargs = settings.get("user_model", "vpl"), settings.get("user_model_kwargs")
+        user_model, kwargs = settings.get("user_model", DEFAULT_USER_MODEL), settings.get("user_model_kwargs")
         try:
             build_config(user_model_class(user_model).config_class, kwargs, user_model)
         except (ConfigError, TypeError, ValueError) as error:

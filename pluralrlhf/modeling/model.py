@@ -18,7 +18,7 @@ from ..features.pooling import pool
 from ..features.rendering import encoder_parts
 from ..features.shared_prefix import PackedTrees, last_hidden_states
 from ..features.tokenization import Messages, as_messages, tokenize_response
-from ..user_models import UserState, bradley_terry_loss, build_user_model
+from ..user_models import DEFAULT_USER_MODEL, UserState, bradley_terry_loss, build_user_model
 from . import conditioned
 from .configuration import PersonalizedRewardModelConfig
 from .inference import UserInference
@@ -97,7 +97,7 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
     def from_encoder(
         cls,
         encoder: TextEncoder | str,
-        user_model: str = "vpl",
+        user_model: str = DEFAULT_USER_MODEL,
         user_model_kwargs: dict[str, Any] | None = None,
         *,
         encoder_input: str = "response",
@@ -129,7 +129,7 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
     def from_backbone(
         cls,
         backbone: PreTrainedModel | str,
-        user_model: str = "vpl",
+        user_model: str = DEFAULT_USER_MODEL,
         user_model_kwargs: dict[str, Any] | None = None,
         *,
         tokenizer: Any = None,

@@ -11,7 +11,7 @@ import torch
 from trl import RewardConfig
 
 from ..errors import ConfigError
-from ..user_models import build_config, user_model_class
+from ..user_models import DEFAULT_USER_MODEL, build_config, user_model_class
 
 
 @dataclass
@@ -27,7 +27,9 @@ class PersonalizedRewardConfig(RewardConfig):
     _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "user_model_kwargs"]
 
     # The user model
-    user_model: str = field(default="vpl", metadata={"help": "User model: btl, vpl ... (`pluralrlhf.USER_MODELS`)."})
+    user_model: str = field(
+        default=DEFAULT_USER_MODEL, metadata={"help": "User model: btl, vpl ... (`pluralrlhf.USER_MODELS`)."}
+    )
     user_model_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Settings of the user model, as JSON; unknown keys are an error."}
     )

@@ -33,6 +33,9 @@ USER_MODELS: dict[str, tuple[str, str]] = {
     "random_sentence": ("text.random_sentence", "RandomSentence"),
 }
 
+# What a model is built with unless another is named: on unseen participants of Polis the best of all, see evals/results.
+DEFAULT_USER_MODEL = "ours"
+
 
 def user_model_class(name: str) -> type[UserModel]:
     """The class of a user model.
@@ -55,6 +58,7 @@ def build_user_model(name: str, feature_dim: int, settings: dict[str, Any] | Non
 
 
 __all__ = [
+    "DEFAULT_USER_MODEL",
     "USER_MODELS",
     "PairOutput",
     "UserModel",
