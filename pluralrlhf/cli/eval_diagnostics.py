@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval diagnostics
     from ..data import load_pairs, load_users
     from ..evaluation.diagnostics import FOLDER, diagnostics_rows, model_diagnostics, stored_diagnostics
     from ..evaluation.diagnostics import write_diagnostics as write
-    from ..evaluation.figures import slug
+    from ..evaluation.drawing import slug
     from ..evaluation.summary import read_results
     from ..evaluation.verdicts import headline_split
     from .eval_elicitation import _shown

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .figures import _GREY, COLOURS, Figure, _figure, _save, _write_csv
+from .drawing import COLOURS, GREY, Figure, canvas, save, write_csv
 
 
 def draw(content: Mapping[str, Any], folder: Path) -> list[Figure]:
@@ -32,9 +32,9 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
     shown = [row for row in rows if row[1] == kind]
     if len(shown) < 3:
         return None
-    path = _write_csv(folder / "vote_shares.csv", ["method", "of", "n_users", "real", "predicted"], rows)
-    with _figure(5.6, 3.7) as (figure, axes):
-        axes.plot([0, 100], [0, 100], color=_GREY, linewidth=1, linestyle=":")
+    path = write_csv(folder / "vote_shares.csv", ["method", "of", "n_users", "real", "predicted"], rows)
+    with canvas(5.6, 3.7) as (figure, axes):
+        axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=":")
         for number, method in enumerate(content["methods"]):
             real, predicted = np.array([row[3:5] for row in shown if row[0] == method], dtype=float).T
             colour = COLOURS[number % len(COLOURS)]
@@ -51,7 +51,7 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
         of = "votes for one of a pair" if kind == "pairs" else "comparisons that a response won"
         axes.set(xlabel=f"{of}, %", ylabel="predicted, %")
         axes.legend(loc="upper left")
-        png = _save(figure, path)
+        png = save(figure, path)
     return Figure(
         "Vote shares",
         "Each point is a pair of responses (or a response), by the share of users who preferred it and the share predicted "
@@ -72,10 +72,10 @@ def _groups(content: Mapping[str, Any], folder: Path) -> Figure | None:
     if not rows:
         return None
     header = ["method", "attribute", "group", "accuracy", "low", "high", "n_users", "gain", "gap", "gap_by_chance"]
-    path = _write_csv(folder / "groups.csv", header, rows)
+    path = write_csv(folder / "groups.csv", header, rows)
     methods = list(dict.fromkeys(row[0] for row in rows))
     places = list(dict.fromkeys((row[1], row[2]) for row in rows))[:24]
-    with _figure(5.6, 1.2 + 0.24 * len(places)) as (figure, axes):
+    with canvas(5.6, 1.2 + 0.24 * len(places)) as (figure, axes):
         for number, method in enumerate(methods):
             these = [row for row in rows if row[0] == method and (row[1], row[2]) in places]
             y = [places.index((row[1], row[2])) + 0.5 * (number / max(1, len(methods)) - 0.25) for row in these]
@@ -88,7 +88,7 @@ def _groups(content: Mapping[str, Any], folder: Path) -> Figure | None:
         axes.invert_yaxis()
         axes.set_xlabel("accuracy, %")
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8)
-        png = _save(figure, path)
+        png = save(figure, path)
     return Figure(
         "Groups of users",
         "Accuracy by group, with 95 % intervals over users. The CSV has each attribute's widest gap and how wide a gap "
@@ -112,9 +112,9 @@ def _noise(content: Mapping[str, Any], folder: Path, baseline: str | None) -> Fi
         for rate, value in zip(found["rates"], found["accuracy"])
     ]
     header = ["method", "wrong_labels", "accuracy", "low", "high", "accuracy_without_context"]
-    path = _write_csv(folder / "label_noise.csv", header, rows)
+    path = write_csv(folder / "label_noise.csv", header, rows)
     k = next(iter(content["methods"].values()))["n_context"]
-    with _figure(5.6, 3.7) as (figure, axes):
+    with canvas(5.6, 3.7) as (figure, axes):
         for number, method in enumerate(content["methods"]):
             these = [row for row in rows if row[0] == method]
             axes.plot(
@@ -129,7 +129,7 @@ def _noise(content: Mapping[str, Any], folder: Path, baseline: str | None) -> Fi
         axes.set(xlabel="wrong labels among those shown, %", ylabel="accuracy, %")
         axes.set_title(f"{k} pairs of the user, some of them wrong")
         axes.legend(loc="lower left")
-        png = _save(figure, path)
+        png = save(figure, path)
     return Figure(
         "Wrong labels",
         "At 50 % the labels are coin flips: a method that noticed would be no worse than without users.",
@@ -146,9 +146,9 @@ def _best_of_n(content: Mapping[str, Any], folder: Path) -> Figure:
             row = [method, n, true["value"], *(true["ci95"] or (None, None)), found["regret"][s]["value"]]
             rows.append([*row, found["proxy"][s]["value"], content["best"][s]])
     header = ["method", "n", "true", "low", "high", "regret", "proxy", "best_possible"]
-    path = _write_csv(folder / "best_of_n.csv", header, rows)
+    path = write_csv(folder / "best_of_n.csv", header, rows)
     place = range(len(content["sizes"]))
-    with _figure(5.6, 3.7) as (figure, axes):
+    with canvas(5.6, 3.7) as (figure, axes):
         axes.plot(place, content["best"], color="#222222", linestyle="--", linewidth=1.4, label="true reward known")
         for number, method in enumerate(content["methods"]):
             these = [row for row in rows if row[0] == method]
@@ -158,7 +158,7 @@ def _best_of_n(content: Mapping[str, Any], folder: Path) -> Figure:
         axes.set_xticks(place, [str(n) for n in content["sizes"]])
         axes.set(xlabel="n", ylabel="standardised reward of the best of n")
         axes.legend(loc="upper left")
-        png = _save(figure, path)
+        png = save(figure, path)
     return Figure(
         "Best of n",
         "Solid: true reward, for that user, of the response that the method picks out of n; dotted: what the method "

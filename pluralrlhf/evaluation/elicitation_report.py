@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .drawing import COLOURS, canvas, save, write_csv
 from .elicitation import compare
-from .figures import COLOURS, _figure, _save, _write_csv
 from .summary import versions
 from .verdicts import interval
 
@@ -52,7 +52,7 @@ def write_elicitation(
         for m, (accuracy, likelihood) in enumerate(curve.tolist())
     ]
     header = ["user_id", "acquisition", "n_answers", "accuracy", "log_likelihood"]
-    _write_csv(folder / "per_user.csv", header, rows)
+    write_csv(folder / "per_user.csv", header, rows)
     path = _draw(content, folder / "curves.csv")
     (folder / "elicitation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / "summary.md").write_text(markdown(content), encoding="utf-8")
@@ -87,8 +87,8 @@ def _draw(content: Mapping[str, Any], path: Path) -> Path:
         for name, values in content["accuracy"].items()
         for m, found in enumerate(values)
     ]
-    _write_csv(path, ["acquisition", "n_answers", "accuracy", "low", "high"], rows)
-    with _figure(5.6, 3.7) as (figure, axes):
+    write_csv(path, ["acquisition", "n_answers", "accuracy", "low", "high"], rows)
+    with canvas(5.6, 3.7) as (figure, axes):
         for number, name in enumerate(content["accuracy"]):
             these = [row for row in rows if row[0] == name]
             style = "--" if name in ("random", "fixed") else "-"
@@ -103,4 +103,4 @@ def _draw(content: Mapping[str, Any], path: Path) -> Path:
         axes.set_xlabel("questions answered")
         axes.set_ylabel("accuracy on other items, %")
         axes.legend(loc="lower right")
-        return _save(figure, path)
+        return save(figure, path)

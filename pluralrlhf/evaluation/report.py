@@ -10,7 +10,8 @@ from typing import Any
 
 from ..errors import ConfigError
 from .diagnostics import diagnostics_rows, read_diagnostics
-from .figures import Figure, draw_all, slug
+from .drawing import Figure, slug
+from .figures import draw_all
 from .results import DEFINITIONS
 from .storage import Source
 from .summary import Dataset, collect, read_results

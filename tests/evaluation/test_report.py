@@ -107,7 +107,7 @@ def test_the_page_says_what_a_stranger_needs(page):
 
 
 def test_every_figure_is_a_picture_with_its_csv(page, outputs):
-    assert len(page.images) == 4 and len(page.downloads) == 4
+    assert len(page.images) == 5 and len(page.downloads) == 5
     for image in page.images:
         assert base64.b64decode(image["src"].split(",")[1]).startswith(b"\x89PNG") and image["alt"]
     for name, link in page.downloads.items():
@@ -129,6 +129,11 @@ def test_csv_holds_the_numbers_of_the_results(outputs, page):
     assert len(users) == 20 and sum(float(row["accuracy"]) for row in users) / 20 == pytest.approx(1)
     with open(outputs / "figures" / "map_toy_data_more.csv", encoding="utf-8") as file:
         assert {row["type"] for row in csv.DictReader(file)} == {"cat", "dog"}
+    with open(outputs / "figures" / "wrong_labels_toy_data_more.csv", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    result = next(r for r in results if r["method"] == row["method"] == "vpl")
+    found = result["controls"][row["split"]][row["n_context"]]["coin_flip_accuracy"]
+    assert float(row["coin_flip_accuracy"]) == found["value"] < float(row["accuracy"])
 
 
 def test_evaluations_of_the_same_data_are_compared_pair_by_pair(outputs):
