@@ -7,7 +7,7 @@ from pathlib import Path
 
 EXAMPLE = """example:
   pluralrlhf report runs/quickstart --html runs/quickstart/report.html
-  pluralrlhf report runs/pets-btl-eval runs/pets-vpl-eval --html runs/pets.html
+  pluralrlhf report runs/pets-btl-eval runs/pets-vpl-eval --html runs/pets.html --versus vpl
 
 Evaluations on the same data are compared pair by pair. The page holds everything it shows; the figures and their CSV
 files are also written beside it.
@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf report") -> int:
     parser.add_argument("results", nargs="+", metavar="OUT", help="outputs of `eval reward` or `eval suite`")
     parser.add_argument("--html", required=True, metavar="FILE", help="the page to write")
     parser.add_argument("--title", default="Personalised reward models", help="heading of the page")
+    parser.add_argument(
+        "--versus", metavar="METHOD", help="compare every method with this one, pair by pair at every k"
+    )
     args = parser.parse_args(argv)
 
     from ..errors import ConfigError
@@ -37,7 +40,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf report") -> int:
 
     results, sources = join(args.results)
     figures = html.parent / f"{html.stem}_figures"
-    write_report(results, sources, html, figures, title=args.title)
+    write_report(results, sources, html, figures, title=args.title, versus=args.versus)
     print_summary(results)
     print(f"\n{html}\n{figures}/")
     return 0

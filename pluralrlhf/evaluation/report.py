@@ -27,6 +27,7 @@ from .tables import (
     verdicts,
 )
 from .verdicts import SPLIT_TITLES
+from .versus import write_versus
 
 _BADGES = {
     "uses_user": ("uses the user", "good"),
@@ -155,6 +156,7 @@ def write_report(
     figures_dir: str | Path,
     title: str = "Personalised reward models",
     description: str = "",
+    versus: str | None = None,
 ) -> Path:
     """Draws the figures and writes the page, with everything it shows inside it.
 
@@ -165,6 +167,7 @@ def write_report(
         figures_dir: Folder of the PNG and CSV files.
         title: Heading.
         description: A paragraph under it.
+        versus: A method that all others are compared with, pair by pair.
     """
     import jinja2
 
@@ -175,6 +178,8 @@ def write_report(
         _section(section, draw_all(section, sources[section.dataset], figures_dir), sources[section.dataset])
         for section in found
     ]
+    for section, part in zip(found, parts):
+        part["versus"] = versus and write_versus(section, sources[section.dataset], versus, figures_dir)
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
         resources.files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8")

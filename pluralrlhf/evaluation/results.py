@@ -87,7 +87,7 @@ def method_results(
         n_metrics = len(columns)
         columns |= _control_columns(scores, method, k)
         if ceiling not in (None, method) and baseline not in (None, method) and scores.own(ceiling, k) is not None:
-            columns["ceiling_gain"] = _difference(scores, method, ceiling, baseline, k)
+            columns["ceiling_gain"] = difference(scores, method, ceiling, baseline, k)
         order = list(columns)
         values = np.stack([columns.pop(name) for name in order], axis=1)  # one copy of them at a time
         estimate = bootstrap.estimate(values)
@@ -129,7 +129,7 @@ def _metric_columns(scores, method, k, baseline, atypical) -> dict[str, np.ndarr
     if (method, 0, OWN) in scores.margin and k:
         columns["gain"] = hit - correct(scores.margin[method, 0, OWN])
     if baseline not in (None, method) and scores.own(baseline, k) is not None:
-        columns["gain_over_btl"] = _difference(scores, method, method, baseline, k)
+        columns["gain_over_btl"] = difference(scores, method, method, baseline, k)
     if atypical is not None:
         columns["atypical_accuracy"] = np.where(atypical[scores.users][:, None], hit, np.nan)
     if scores.agreed.any():
@@ -164,7 +164,7 @@ def _control_columns(scores, method, k) -> dict[str, np.ndarray]:
     return columns
 
 
-def _difference(scores: SplitScores, method: str, of: str, baseline: str, k: int) -> np.ndarray:
+def difference(scores: SplitScores, method: str, of: str, baseline: str, k: int) -> np.ndarray:
     """Right answers of `of` minus the baseline's, (P, seeds of `method`).
 
     Seed by seed where a method has the same seeds as `method`, with the mean over its seeds where it has others.

@@ -179,3 +179,22 @@ def test_report_command(outputs, capsys):
     assert main(["report", str(outputs / "btl"), "--html", str(outputs)]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 2 and all(line.startswith("error: ") for line in error)
+
+
+def test_every_method_against_one(outputs, tmp_path):
+    results, sources = join([outputs / "both"])
+    page = write_report(results, sources, tmp_path / "r.html", tmp_path / "figures", versus="vpl")
+    assert "accuracy minus that of vpl" in page.read_text(encoding="utf-8")
+    with open(tmp_path / "figures" / "versus_toy_data_more.csv", encoding="utf-8") as file:
+        rows = {(row["method"], row["n_context"]): row for row in csv.DictReader(file)}
+    by_name = {result["method"]: result for result in results}
+    split = "test_unseen_users_unseen_items"
+    for (method, k), row in rows.items():
+        accuracy = [by_name[name]["splits"][split]["n_context"][k]["accuracy"]["value"] for name in (method, "vpl")]
+        assert float(row["difference"]) == pytest.approx(accuracy[0] - accuracy[1], abs=1e-9)
+        # The same pairs the other way round are what evaluation calls the gain over btl.
+        gain = by_name["vpl"]["splits"][split]["n_context"][k]["gain_over_btl"]
+        assert [float(row["low"]), float(row["high"])] == pytest.approx([-gain["ci95"][1], -gain["ci95"][0]], abs=0.03)
+    assert {method for method, _ in rows} == {"btl"} and any(float(row["high"]) < 0 for row in rows.values())
+    with pytest.raises(ConfigError, match="`versus` is 'vlp', but"):
+        write_report(results, sources, tmp_path / "r.html", tmp_path / "figures", versus="vlp")
