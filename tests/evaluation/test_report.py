@@ -16,6 +16,8 @@ from pluralrlhf.evaluation.report import join, write_report
 from pluralrlhf.evaluation.runner import run_scorers
 from pluralrlhf.evaluation.storage import Source
 from pluralrlhf.evaluation.summary import Dataset, collect, write_results
+from pluralrlhf.evaluation.tables import sections
+from pluralrlhf.evaluation.versus import versus
 
 SPLITS = ["validation", "test_unseen_users_unseen_items"]
 
@@ -185,16 +187,18 @@ def test_every_method_against_one(outputs, tmp_path):
     results, sources = join([outputs / "both"])
     page = write_report(results, sources, tmp_path / "r.html", tmp_path / "figures", versus="vpl")
     assert "accuracy minus that of vpl" in page.read_text(encoding="utf-8")
-    with open(tmp_path / "figures" / "versus_toy_data_more.csv", encoding="utf-8") as file:
-        rows = {(row["method"], row["n_context"]): row for row in csv.DictReader(file)}
-    by_name = {result["method"]: result for result in results}
-    split = "test_unseen_users_unseen_items"
-    for (method, k), row in rows.items():
-        accuracy = [by_name[name]["splits"][split]["n_context"][k]["accuracy"]["value"] for name in (method, "vpl")]
-        assert float(row["difference"]) == pytest.approx(accuracy[0] - accuracy[1], abs=1e-9)
+    (section,) = sections(results)
+    rows = versus(section, sources[section.dataset], "vpl", n_replicates=50)
+    vpl, btl = (next(r for r in results if r["method"] == name)["splits"][section.split] for name in ("vpl", "btl"))
+    assert {row["method"] for row in rows} == {"btl"} and [row["n_context"] for row in rows] == [0, 2, 6]
+    for row in rows:
+        own, other = (found["n_context"][str(row["n_context"])] for found in (vpl, btl))
+        assert row["value"] == pytest.approx(other["accuracy"]["value"] - own["accuracy"]["value"], abs=1e-9)
         # The same pairs the other way round are what evaluation calls the gain over btl.
-        gain = by_name["vpl"]["splits"][split]["n_context"][k]["gain_over_btl"]
-        assert [float(row["low"]), float(row["high"])] == pytest.approx([-gain["ci95"][1], -gain["ci95"][0]], abs=0.03)
-    assert {method for method, _ in rows} == {"btl"} and any(float(row["high"]) < 0 for row in rows.values())
+        low, high = own["gain_over_btl"]["ci95"]
+        assert row["ci95"] == pytest.approx([-high, -low], abs=0.01)
+    assert rows[-1]["ci95"][1] < 0
+    with open(tmp_path / "figures" / "versus_toy_data_more.csv", encoding="utf-8") as file:
+        assert [float(row["difference"]) for row in csv.DictReader(file)] == [row["value"] for row in rows]
     with pytest.raises(ConfigError, match="`versus` is 'vlp', but"):
         write_report(results, sources, tmp_path / "r.html", tmp_path / "figures", versus="vlp")
