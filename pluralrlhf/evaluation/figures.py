@@ -163,6 +163,7 @@ def wrong_labels(section: Section, folder: Path) -> Figure | None:
             axes.scatter(*at, s=52, color=colour_of(section.results, method), label=method, zorder=3)
         axes.set(xlabel="coin-flip labels: points over the baseline", ylabel="own labels: points over the baseline")
         axes.margins(0.12)
+        axes.locator_params(nbins=6)
         axes.set_title(f"What labels give, and what wrong ones cost (k = {rows[0][3]})")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         png = save(figure, path)
