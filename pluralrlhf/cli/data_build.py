@@ -238,7 +238,10 @@ def _print_summary(out: Any) -> None:
         print(f"  the skipped rows are in {out / 'skipped.jsonl'}")
     empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in counts["splits"]]
     if (judges := counts["splits"].get(VALIDATION, {}).get("users", 0)) in range(1, 10):
-        print(f"  note: only {judges} validation users, on whom every choice is made: raise --validation_users")
+        people = "1 validation user" if judges == 1 else f"{judges} validation users"
+        print(f"  note: only {people}, on whom every choice is made: raise --validation_users")
+    if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, 100):
+        print(f"  note: only {left} pairs in {SPLITS[5]}, the headline: raise --test_users or --test_items")
     if empty:
         print(f"  note: nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help")
     print(f"Look at it: pluralrlhf data inspect {out}")

@@ -91,7 +91,6 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from pathlib import Path
 
     from transformers import AutoTokenizer, TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
     from ..environments import make_world
@@ -100,6 +99,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.multi_turn_config import MultiTurnGRPOConfig
     from ..trainers.multi_turn_trainer import MultiTurnGRPOTrainer
     from .arguments import parse
+    from .resume import checkpoint_to_resume
 
     parser = TrlParser(
         (PolicyArguments, MultiTurnGRPOConfig, ModelConfig),
@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     policy, args, model_args = parse(parser, argv)
     world = make_world(policy.world, **(policy.world_kwargs or {}))
     out = Path(args.output_dir)
+    checkpoint = checkpoint_to_resume(args, policy.resume)
     start = model_args.model_name_or_path
     if start is None:
         if policy.world != "exercise":
@@ -149,7 +150,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
 
         best = -1.0
         record = out / "best" / "success.json"
-        if policy.resume and record.is_file():
+        if checkpoint and record.is_file():
             best = json.loads(record.read_text(encoding="utf-8"))["validation_success"]
 
         def on_step_end(self, _, state, control, model=None, **kwargs):
@@ -170,7 +171,6 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
                 self.record.write_text(json.dumps(about) + "\n", encoding="utf-8")
 
     trainer.add_callback(KeepBest())
-    checkpoint = get_last_checkpoint(args.output_dir) if policy.resume and out.is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     if trainer.accelerator.is_main_process:

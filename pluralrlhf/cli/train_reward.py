@@ -36,7 +36,6 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     """Trains, evaluates on validation users, saves; returns the exit status."""
     import argparse
 
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
     from ..data import load_pairs, load_users
@@ -45,6 +44,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.reward_trainer import PersonalizedRewardTrainer
     from ..user_models import user_model_class
     from .arguments import parse
+    from .resume import checkpoint_to_resume
 
     parser = TrlParser(
         (DataArguments, PersonalizedRewardConfig, ModelConfig),
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     unknown = [split for split in data_args.eval_splits if split not in splits]
     if unknown:
         raise ConfigError(f"`eval_splits` names {unknown}, which {data_args.data} lacks. It has {sorted(splits)}.")
+    checkpoint = checkpoint_to_resume(args, data_args.resume, data_args.data)
 
     if args.model_init_kwargs is None and model_args.model_name_or_path is not None:
         dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
@@ -83,7 +84,6 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         # A method that does not declare that it reads the users' config gets none of it.
         users=load_users(data_args.data) if user_model_class(args.user_model).route == "text" else None,
     )
-    checkpoint = get_last_checkpoint(args.output_dir) if data_args.resume else None
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     if trainer.eval_dataset:

@@ -49,7 +49,6 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     import argparse
     import os
 
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
     from ..data import load_pairs, load_users
@@ -57,6 +56,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.summarizer_config import SummarizerConfig
     from ..trainers.summarizer_trainer import SummarizerTrainer
     from .arguments import parse
+    from .resume import checkpoint_to_resume
 
     # What is imported lazily by TRL warns of its experimental parts on every run.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
             "scratch, and not both."
         )
     splits = load_pairs(own.data)
-    checkpoint = get_last_checkpoint(args.output_dir) if own.resume and os.path.isdir(args.output_dir) else None
+    checkpoint = checkpoint_to_resume(args, own.resume, own.data)
     if own.tiny_start is not None:
         model, reward_model = _tiny_start(own, args, splits["train"], checkpoint)
     elif args.model_init_kwargs is None:

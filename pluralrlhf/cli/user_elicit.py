@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user elicit") ->
     add("--pairs", required=True, metavar="FILE", help="JSON or JSONL with `prompt` and two `responses` to ask about")
     add("--targets", metavar="FILE", help="pairs whose choices are to be predicted (default: those of --pairs)")
     add("--out", required=True, metavar="FILE", help="JSON file of the user's state, written after every answer")
+    add("--user_id", help="whose state it is (default: the name of --out)")
     add("--resume", action="store_true", help="go on from the choices in --out")
     add(
         "--acquisition",
@@ -83,7 +84,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user elicit") ->
     talk.left = [number for number in talk.left if talk.candidates[number]["pair_id"] not in before]
 
     def save(talk: Interview) -> None:
-        write_json({**talk.to_json(), "model": args.model, "model_sha256": sha256}, args.out)
+        about = {"user_id": args.user_id or out.stem, "model": args.model, "model_sha256": sha256}
+        write_json({**talk.to_json(), **about}, args.out)
 
     print("Which of the two responses do you prefer?  a / b,  s skip,  u undo,  q quit\n")
     talk, end = _converse(talk, start, save, args.max_questions)

@@ -11,7 +11,8 @@ EXAMPLE = """example:
   pluralrlhf user forget --users users --user_id anna --dry_run
   pluralrlhf user forget --users users --user_id anna
 
-Removes JSON files whose `user_id` is this one, and the user's rows from JSONL files. A model that was trained on the
+Removes JSON files whose `user_id` is this one, and the user's rows from JSONL files; what has no `user_id` belongs to the
+user that the file is named after. A model that was trained on the
 user's pairs still is: train it again without them.
 """
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user forget") ->
 
 
 def files_of(folder: str, user_id: str) -> list[Path]:
-    """JSON files of a folder whose `user_id` is this one, in order of their names."""
+    """JSON files of a folder that are this user's, in order of their names."""
     from ..errors import ConfigError
 
     if not Path(folder).is_dir():
@@ -61,7 +62,7 @@ def forget(folder: str, user_id: str, dry_run: bool = False) -> list[dict]:
             path.unlink()
     for path in sorted(Path(folder).rglob("*.jsonl")):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        keep = [line for line in lines if _owner_of_line(line) != user_id]
+        keep = [line for line in lines if _owner_of_line(line, path) != user_id]
         if len(keep) == len(lines):
             continue
         removed.append({"file": str(path), "kind": "history", "rows": len(lines) - len(keep)})
@@ -78,16 +79,17 @@ def forget(folder: str, user_id: str, dry_run: bool = False) -> list[dict]:
 
 
 def _owner(path: Path) -> str | None:
+    """Whose a JSON file is: its `user_id` or, where it has none, its name."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content.get("user_id") if isinstance(content, dict) else None
+    return content.get("user_id") or path.stem if isinstance(content, dict) else None
 
 
-def _owner_of_line(line: str) -> str | None:
+def _owner_of_line(line: str, path: Path) -> str | None:
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    return row.get("user_id") if isinstance(row, dict) else None
+    return row.get("user_id") or path.stem if isinstance(row, dict) else None

@@ -185,7 +185,8 @@ def _metric(estimate: Estimate, place: int, name: str) -> dict[str, Any]:
         found["ci95"] = [min(max(lowest, bound), highest) for bound in found["ci95"]]
     if name in _DIFFERENCES and found["ci95"]:
         half = (found["ci95"][1] - found["ci95"][0]) / 2
-        found["smallest_detectable"] = half / 1.959964 * POWER_FACTOR
+        if half > 0:  # differences that are all the same say nothing about what could have been seen
+            found["smallest_detectable"] = half / 1.959964 * POWER_FACTOR
     return found
 
 

@@ -132,6 +132,12 @@ def headline_table(section: Section, split: str | None = None) -> Table:
         notes.append(
             f"{counts['n_users']:,} users, {counts['n_pairs']:,} pairs, {seeds_text}; % with 95 % intervals; gains at k = {last}."
         )
+    held = max(
+        (found["value"] for result, _ in shown if (found := metric(result, split, last, "mean_context_pairs"))),
+        default=last,
+    )
+    if held < 0.9 * last:
+        notes.append(f"At k = {last} a context holds {held:.1f} pairs on average: users have no more.")
     title = f"{section.dataset}: accuracy, {SPLIT_TITLES.get(split, split)}"
     return Table(title, columns, rows, notes, {number for number, (_, marked) in enumerate(shown) if marked})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from .text import encode_histories, text_rewards
 class UserInference:
     """Methods of [`PersonalizedRewardModel`] that take texts; they put it in evaluation mode."""
 
+    _hashed: tuple | None = None
+
     def encode_user(self, pairs: Sequence[dict[str, Any]] | None = None) -> UserState:
         """What the model makes of one user's labelled pairs.
 
@@ -32,6 +35,8 @@ class UserInference:
             raise ConfigError(f"`pairs` is a {type(pairs).__name__}; give a list of dictionaries, one a pair.")
         state = self.encode_users([list(pairs or [])])
         state.provenance["model"] = self.config.name_or_path
+        if self.user_model.route != "text":
+            state.provenance["user_model_sha256"] = self._user_model_sha256()
         state.provenance["pair_ids"] = [pair.get("pair_id") for pair in pairs or []]
         return state
 
@@ -68,6 +73,9 @@ class UserInference:
         self, prompts: Sequence[Messages], responses: Sequence[Messages], state: UserState | None = None
     ) -> Tensor:
         """(n,) rewards of responses under the state of one user, of n users, or of an unknown user (`None`)."""
+        for name, given in (("prompts", prompts), ("responses", responses)):
+            if isinstance(given, str):
+                raise ConfigError(f"`{name}` is one text; give a list, with one entry for each response.")
         self.eval()
         if self.user_model.route == "text":
             if state is not None and len(self._checked(state)) not in (1, len(prompts)):
@@ -103,7 +111,26 @@ class UserInference:
             )
         if state.method != self.config.user_model:
             raise ConfigError(f"`state` was made by `{state.method}`, this model is `{self.config.user_model}`.")
+        made_by = state.provenance.get("user_model_sha256") if self.user_model.route != "text" else None
+        if made_by is not None and made_by != self._user_model_sha256():
+            raise ConfigError(
+                f"`state` was made by another `{state.method}` ({state.provenance.get('model') or 'no name'}), whose "
+                "numbers mean nothing to this model. Encode the user's pairs again with `encode_user`."
+            )
         return state.to(self.user_model.feature_mean.device)
+
+    def _user_model_sha256(self) -> str:
+        """Hash of the user model's weights as bfloat16, so that loading in another precision changes nothing."""
+        weights = self.user_model.state_dict()
+        seen = tuple((value.data_ptr(), value._version) for value in weights.values() if not value.is_inference())
+        if self._hashed is None or self._hashed[0] != seen:
+            digest = hashlib.sha256()
+            for name, value in sorted(weights.items()):
+                if value.is_floating_point():
+                    value = value.detach().to("cpu", torch.bfloat16).view(torch.int16)
+                digest.update(name.encode() + value.cpu().numpy().tobytes())
+            self._hashed = seen, digest.hexdigest()
+        return self._hashed[1]
 
     def load_state(self, path: str | Path) -> UserState:
         """Reads a user's state that was exported as JSON."""

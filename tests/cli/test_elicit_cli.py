@@ -80,6 +80,17 @@ def test_it_resumes_without_asking_again(saved, tmp_path, monkeypatch, capsys):
     assert content["state"]["weights"] == pytest.approx(at_once, abs=1e-4)
 
 
+def test_it_is_exported_and_forgotten_by_the_name_of_its_file_or_of_its_user(saved, tmp_path, monkeypatch, capsys):
+    users = tmp_path / "users"
+    assert elicit(monkeypatch, saved, users / "ann.json", "a\nq\n", "--sure_below", "0") == 0
+    assert elicit(monkeypatch, saved, users / "2.json", "a\nq\n", "--sure_below", "0", "--user_id", "bob") == 0
+    (users / "old.json").write_text('{"state": {}, "pairs": []}')  # without a `user_id`
+    for name, file in (("ann", "ann.json"), ("bob", "2.json"), ("old", "old.json")):
+        assert main(["user", "forget", "--users", str(users), "--user_id", name]) == 0
+        assert not (users / file).exists()
+    assert not list(users.iterdir())
+
+
 def test_mistakes_are_one_line(saved, tmp_path, monkeypatch, capsys):
     (saved / "bad.jsonl").write_text('{"prompt": "p", "responses": ["one", "one"]}')
     assert elicit(monkeypatch, saved, tmp_path / "u.json", "", "--pairs", str(saved / "bad.jsonl")) == 2
