@@ -17,15 +17,16 @@ from trl import RewardTrainer
 
 from ..errors import ConfigError
 from ..features.cache import FeatureCache
-from ..features.encoders import load_encoder
 from ..features.shared_prefix import verify_shared_prefix
 from ..metrics import user_mean
 from ..modeling import PersonalizedRewardModel
 from .collator import DataCollatorForPersonalizedPreference, EpochRows, EpochSampler
 from .device_features import DeviceFeatures
 from .model_card import reward_model_card
+from .model_init import build_reward_model
 from .peft import peft_config_for
 from .reward_config import PersonalizedRewardConfig
+from .strength import shrink
 from .text_data import pair_data
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
 
         # Model
         set_seed(args.seed)
-        model, processing_class = self._build_model(model, args, processing_class, train_dataset, quantization_config)
+        model, processing_class = build_reward_model(model, args, processing_class, train_dataset, quantization_config)
         if peft_config is not None:
             if model.backbone is None:
                 raise ConfigError("`peft_config` needs a backbone; with frozen features there is nothing to adapt.")
@@ -126,6 +127,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
             verify_shared_prefix(model.backbone)  # remote code may do what its configuration does not say
         self._with_margin = "margin" in train_dataset.column_names
         self._user_metrics = compute_metrics
+        self._evaluated_split = ""
         self._table: DeviceFeatures | None = None
         self._refreshed_at: int | None = None
         refreshed = args.context_refresh_steps is not None
@@ -164,59 +166,6 @@ class PersonalizedRewardTrainer(RewardTrainer):
             self.pairs.by_row = inner.user_model.route == "head" and self._features_on_device()
         if inner.user_model.token_head is None and not inner.user_model.feature_mean.any():
             inner.user_model.set_standardization(*self.pairs.standardization(self._train_rows))
-
-    @staticmethod
-    def _build_model(model, args, tokenizer, train_dataset, quantization_config):
-        """The reward model and the tokenizer that TRL asks for."""
-        if isinstance(model, PersonalizedRewardModel):
-            if model.backbone is None:
-                return model, tokenizer or model.encoder.tokenizer
-            model.tokenizer = tokenizer or model.tokenizer
-            return model, model.tokenizer
-        if args.encoder is not None:
-            if model is not None:
-                raise ConfigError(
-                    f"Both `model` and `args.encoder` ({args.encoder!r}) are given. `encoder` is for frozen features, "
-                    "`model` for a backbone that is trained: leave one out."
-                )
-            options = {"trust_remote_code": args.trust_remote_code}
-            options |= {"max_length": args.max_length} if args.max_length != type(args).max_length else {}
-            encoder = load_encoder(args.encoder, pooling=args.pooling, **options)
-            mode = args.encoder_input
-            if mode == "auto":
-                prompts = train_dataset["prompt"] if "prompt" in train_dataset.column_names else [""]
-                first = prompts[0]
-                mode = "response" if all(prompt == first for prompt in prompts) else "concat"
-            model = PersonalizedRewardModel.from_encoder(
-                encoder, args.user_model, args.user_model_kwargs, encoder_input=mode
-            )
-            return model, tokenizer or encoder.tokenizer
-        if model is None:
-            raise ConfigError("Give `args.encoder` (frozen features) or `model` (a backbone to train).")
-        options = dict(args.model_init_kwargs or {}) if isinstance(model, str) else {}
-        if isinstance(model, str):
-            options.setdefault("dtype", torch.float32)
-            options.setdefault("trust_remote_code", args.trust_remote_code)
-            if quantization_config is not None:
-                options["quantization_config"] = quantization_config
-            if tokenizer is None:
-                from transformers import AutoTokenizer
-
-                tokenizer = AutoTokenizer.from_pretrained(model, revision=options.get("revision") or "main")
-        if tokenizer is None:
-            raise ConfigError("`processing_class` is required with a backbone given as an object: its tokenizer.")
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        model = PersonalizedRewardModel.from_backbone(
-            model,
-            args.user_model,
-            args.user_model_kwargs,
-            tokenizer=tokenizer,
-            pooling=args.pooling,
-            max_length=args.max_length,
-            **options,
-        )
-        return model, tokenizer
 
     @property
     def reward_model(self) -> PersonalizedRewardModel:
@@ -322,6 +271,37 @@ class PersonalizedRewardTrainer(RewardTrainer):
 
     # Evaluation
 
+    def train(self, *args, **kwargs):
+        user_model = self.reward_model.user_model
+        if hasattr(user_model, "strength"):
+            user_model.strength.fill_(1.0)  # the contexts of training count in full
+        output = super().train(*args, **kwargs)
+        self.fit_strength()
+        return output
+
+    def fit_strength(self) -> float | None:
+        """Sets the share of a context's evidence that is applied to what fits the validation users' choices best.
+
+        Called at the end of [`train`]. Checkpoints made before have a share of 1, and the metrics of their validation are
+        of the share that fits them.
+
+        Returns:
+            The share; `None`, and nothing is set, where the user model has none or `eval_dataset` no `validation` at
+            both k = 0 and k > 0.
+        """
+        user_model, sizes = self.reward_model.user_model, self.args.eval_n_context
+        validation = (self.eval_dataset or {}).get("validation")
+        if not hasattr(user_model, "strength") or validation is None or not min(sizes) == 0 < max(sizes):
+            return None
+        user_model.strength.fill_(1.0)
+        prediction = self.predict(validation, metric_key_prefix="strength_validation")
+        user_model.strength.fill_(prediction.metrics["strength_validation_strength"])
+        return float(user_model.strength)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        self._evaluated_split = metric_key_prefix.partition("_")[2]
+        return super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -334,9 +314,15 @@ class PersonalizedRewardTrainer(RewardTrainer):
         margins = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1)
         rows, sizes = np.asarray(prediction.label_ids).T
         users = self.pairs.history.user[rows]
+        metrics: dict[str, float] = {}
+        strength = getattr(self.reward_model.user_model, "strength", None)
+        if strength is not None and self._evaluated_split == "validation":
+            # Fitted on these users alone; once it is the model's own, it is applied by the model.
+            metrics["strength"] = float(strength)
+            if metrics["strength"] == 1:
+                margins, metrics["strength"] = shrink(margins, sizes, rows, users)
         correct = (margins > 0) + 0.5 * (margins == 0)
         log_loss = np.logaddexp(0, -margins)
-        metrics: dict[str, float] = {}
         for k in np.unique(sizes):
             these = sizes == k
             metrics[f"accuracy_k{k}"] = user_mean(correct[these], users[these])

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .base import UserState, mlp
+from .base import UserState
 from .linear import (
     LinearUserModel,
     check_sizes,
     feature_map,
-    gather_pairs,
     gaussian_draw,
     log_posterior,
     newton_posterior,
@@ -29,9 +28,9 @@ class OursConfig:
     Args:
         dim: q, number of weights of a user.
         types: Number of Gaussians in the prior.
-        fast_dim: Size of psi, the features of the additive update; 0 leaves it out.
-        hidden: Width of the hidden layers of r0, phi and psi.
-        layers: Number of hidden layers of phi and psi; 0 is a linear map.
+        fast_dim: p, number of weights of the user's gradient steps; 0 leaves them out.
+        fast_steps: Number of these steps.
+        hidden, layers: Width and number of the hidden layers that phi and psi share; 0 layers are a linear map.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
         noise_share: Share of training users whose context's labels are replaced by coin flips, so that doubt is
@@ -41,6 +40,7 @@ class OursConfig:
     dim: int = 16
     types: int = 2
     fast_dim: int = 16
+    fast_steps: int = 5
     hidden: int = 256
     layers: int = 2
     newton_steps: int = 5
@@ -48,7 +48,9 @@ class OursConfig:
     noise_share: float = 0.1
 
     def __post_init__(self):
-        check_sizes(self, "ours", dim=1, types=1, fast_dim=0, hidden=1, layers=0, newton_steps=2, noise_share=0)
+        check_sizes(
+            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, newton_steps=2, noise_share=0
+        )
         if self.noise_share >= 1:
             raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
         if self.noise_share and not self.doubt:
@@ -58,22 +60,28 @@ class OursConfig:
 class Ours(LinearUserModel):
     r"""Few-shot Bayesian regression under several explanations of the context, weighed by their evidence.
 
-    .. math:: r(x, y \mid u) = r_0(e) + w_u \cdot \phi(e) + v_u \cdot \psi(e)
+    .. math:: r(x, y \mid u) = w_u \cdot \phi(e) + v_u \cdot \psi(e)
 
-    Explanation t = 1..T is a type of user: labels follow :math:`\sigma(\Delta r_0 + w \cdot \Delta\phi)` with prior
-    :math:`w \sim N(m_t, S_t)`. Its posterior is Laplace's, its evidence
+    where phi and psi are outputs of one network. Explanation t = 1..T is a type of user: labels follow
+    :math:`\sigma(w \cdot \Delta\phi)` with prior :math:`w \sim N(m_t, S_t)`, whose mean makes the reward of everybody.
+    Its posterior is Laplace's, its evidence
 
-    .. math:: \log Z_t = \sum_i \log \sigma(\Delta r_{0,i} + \hat w_t \cdot \Delta\phi_i)
+    .. math:: \log Z_t = \sum_i \log \sigma(\hat w_t \cdot \Delta\phi_i)
         + \log N(\hat w_t; m_t, S_t) + \tfrac q2 \log 2\pi - \tfrac12 \log |H_t|.
 
     Explanation 0 is that the labels say nothing: each has probability 1/2, :math:`\log Z_0 = -k \log 2`, and w keeps
     its prior. A context is believed in proportion to :math:`\pi_j \exp(\tau \log Z_j)`; the state is the mean and
     covariance of this mixture. A context that contradicts itself thus leads back to the reward of everybody. The prior
     weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
-    learned with r0 and phi, through the posterior. In training, the labels of some contexts are coin flips.
+    learned with phi, through the posterior. In training, the labels of some contexts are coin flips.
 
-    Beside the posterior there is an additive update in a metric of its own, which errs elsewhere:
-    :math:`v_u = (1 - p_0)\, \eta \sum_i \Delta\psi_i / (k + \kappa)`, with p_0 the doubt, eta and kappa learned.
+    Beside the posterior there are a few gradient steps in features of their own, which err elsewhere: from 0,
+    :math:`v \leftarrow v + \alpha \odot \sum_i \sigma(-v \cdot \Delta\psi_i)\, \Delta\psi_i / (k + \kappa)`, the step
+    sizes alpha and kappa learned through them; :math:`v_u = (1 - p_0)\, v`, with p_0 the doubt.
+
+    What is learned from the training users may hold of them alone. `strength` is the share of a context's evidence that
+    holds of others, fitted on validation users when training is over; the rest of the weight goes to explanation 0, so
+    that 0 is the reward of everybody, and 1, without validation users, believes all.
 
     Args:
         feature_dim: d.
@@ -81,14 +89,16 @@ class Ours(LinearUserModel):
 
     References:
         - MacKay 1992 (Laplace evidence, moderated output); Jaakkola and Jordan 2000 (bound of the first steps)
+        - Finn et al. 2017, https://arxiv.org/abs/1703.03400; Li et al. 2017, https://arxiv.org/abs/1707.09835 (the steps)
 
     Inputs:
         | context | state | features | output |
         |---|---|---|---|
-        | (N, 2, d), (B, K), (B, K) | `weights` (B, q + f), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | B |
+        | (N, 2, d), (B, K), (B, K) | `weights` (B, q + p), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | B |
 
     Relations:
-        - `bayes_head` is the case of one type and no doubt.
+        - `bayes_head` is the case of one type, no doubt, no steps, with a network of its own for the reward of everybody.
+        - `mrm` is the steps alone, from a learned first v.
     """
 
     name = "ours"
@@ -97,11 +107,14 @@ class Ours(LinearUserModel):
 
     def __init__(self, feature_dim: int, config: OursConfig):
         super().__init__(feature_dim, config)
-        self.base = mlp([feature_dim, config.hidden, config.hidden, 1])
-        self.map = feature_map(feature_dim, config.hidden, config.layers, config.dim)
+        # The prior's mean is the reward of everybody: with a network of its own for it, more is learned by heart.
+        self.base = None
+        self.map = feature_map(feature_dim, config.hidden, config.layers, config.dim + config.fast_dim)
         if config.fast_dim:
-            self.fast_map = feature_map(feature_dim, config.hidden, config.layers, config.fast_dim)
-            self.log_eta, self.log_kappa = nn.Parameter(torch.tensor(1.0)), nn.Parameter(torch.tensor(2.0))
+            self.fast_log_lr, self.log_kappa = (
+                nn.Parameter(torch.zeros(config.fast_dim)),
+                nn.Parameter(torch.zeros(())),
+            )
         # Types start apart, or they would stay the same for ever; a single one starts at 0.
         spread = 0.5 if config.types > 1 else 0.0
         self.prior_mean = nn.Parameter(spread * torch.randn(config.types, config.dim))
@@ -110,12 +123,9 @@ class Ours(LinearUserModel):
             self.type_logit = nn.Parameter(torch.zeros(config.types))
         if config.doubt:
             self.doubt_logit = nn.Parameter(torch.tensor(-2.0))
+            self.register_buffer("strength", torch.ones(()))
         if config.types > 1 or config.doubt:
             self.log_temper = nn.Parameter(torch.tensor(-0.5))
-
-    def basis(self, features: Tensor) -> Tensor:
-        phi = self.map(features)
-        return torch.cat([phi, self.fast_map(features)], dim=-1) if self.config.fast_dim else phi
 
     def _prior_weights(self) -> Tensor:
         """(T,) log-probabilities of the types."""
@@ -128,16 +138,15 @@ class Ours(LinearUserModel):
         return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
-        design, offset = self.pairs(context_features)
-        design, offset = (gather_pairs(value, context_index, context_mask) for value in (design, offset))
-        n_users, n_types, mask = len(design), self.config.types, context_mask.to(design.dtype)
+        design, offset, mask = self.gathered(context_features, context_index, context_mask)
+        n_users, n_types = len(design), self.config.types
         if self.training and self.config.noise_share:
             coin = torch.rand(mask.shape, device=mask.device) < 0.5
             coin &= (torch.rand(n_users, device=mask.device) < self.config.noise_share)[:, None]
             sign = 1 - 2 * coin.to(design.dtype)
-            design, offset = design * sign[..., None], offset * sign
+            design = design * sign[..., None]
         design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
-        fast, n_pairs = fast.sum(1), mask.sum(1)
+        n_pairs, steps = mask.sum(1), self._gradient_steps(fast, mask)
         # Each user once under each type, side by side.
         design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
         mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
@@ -157,16 +166,29 @@ class Ours(LinearUserModel):
             mode = torch.cat([mode, prior_mean[:, None]], dim=1)
             covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
         explanations = log_weights.softmax(-1)
+        if self.config.doubt:
+            kept, lost = self.strength * explanations[:, :-1], (1 - self.strength) * explanations[:, :-1]
+            explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
         weights, covariance = mixture(mode, covariance, explanations)
         if self.config.fast_dim:
             trust = 1 - explanations[:, -1] if self.config.doubt else torch.ones_like(n_pairs)
-            step = trust * self.log_eta.exp() / (n_pairs + self.log_kappa.exp())
-            weights = torch.cat([weights, step[:, None] * fast], dim=1)
+            weights = torch.cat([weights, trust[:, None] * steps], dim=1)
         return UserState(self.name, {"weights": weights, "covariance": covariance, "explanations": explanations})
+
+    def _gradient_steps(self, design: Tensor, mask: Tensor) -> Tensor:
+        """v (B, p) after the steps on the context's loss, from delta psi (B, K, p) and the mask (B, K)."""
+        weights = design.new_zeros(len(design), design.shape[-1])
+        if not self.config.fast_dim:
+            return weights
+        share = mask / (mask.sum(1, keepdim=True) + self.log_kappa.exp())
+        for _ in range(self.config.fast_steps):
+            wrong = torch.sigmoid(-(design @ weights[..., None]).squeeze(-1)) * share
+            weights = weights + self.fast_log_lr.exp() * (wrong[:, None] @ design).squeeze(1)
+        return weights
 
     def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState:
         mean, covariance = self._prior(n_users)
-        # An additive update is a sum over pairs that exist: a made-up user has none.
+        # Gradient steps are made on pairs that exist: a made-up user has none.
         weights = F.pad(gaussian_draw(mean, covariance, generator), (0, self.config.fast_dim))
         return UserState(self.name, {"weights": weights, "covariance": covariance})
 

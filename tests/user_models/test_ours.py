@@ -15,14 +15,13 @@ D = 4
 
 
 def one_dimensional(**settings):
-    """A model whose r0 is 0 and whose phi is the first feature, with a wide prior."""
+    """A model whose phi is the first feature, with a wide prior."""
     torch.manual_seed(0)
     model = build_user_model(
         "ours", D, {"dim": 1, "layers": 0, "types": 1, "hidden": 8, "fast_dim": 0, **settings}
     ).eval()
     with torch.no_grad():
-        model.map.weight.copy_(torch.eye(D)[:1])
-        model.base[-1].weight.zero_()
+        model.map.weight.copy_(torch.eye(D)[:1].expand(model.map.weight.shape))
         model.prior_log_precision.fill_(-1.0)
         if settings.get("types", 1) == 1:
             model.prior_mean.zero_()
@@ -71,7 +70,7 @@ def test_without_doubt_and_with_one_type_it_is_the_bayesian_head():
     model = one_dimensional(doubt=False, noise_share=0.0)
     head = build_user_model("bayes_head", D, {"dim": 1, "layers": 0, "hidden": 8}).eval()
     head.map.load_state_dict(model.map.state_dict())
-    head.base.load_state_dict(model.base.state_dict())
+    head.base[-1].weight.data.zero_()
     head.prior_mean.copy_(model.prior_mean[0])
     head.prior_log_precision.copy_(model.prior_log_precision[0])
     ours, theirs = (encode(m, contexts([1.0, 1.0, -1.0])) for m in (model, head))
@@ -103,17 +102,38 @@ def test_training_flips_labels_and_evaluation_does_not():
 
 
 @torch.no_grad()
-def test_the_additive_update_is_trusted_as_far_as_the_context_is():
-    model = one_dimensional(fast_dim=1)
-    model.fast_map = model.map
+def test_gradient_steps_go_down_the_contexts_loss_and_are_trusted_as_far_as_the_context_is():
+    model = one_dimensional(fast_dim=1, fast_steps=3)
     for labels in ([1.0] * 8, [1.0, -1.0, 1.0] * 4):
         state = encode(model, contexts(labels))
-        step = model.log_eta.exp() / (len(labels) + model.log_kappa.exp())
-        expected = (1 - state["explanations"][0, -1]) * step * sum(labels)
-        torch.testing.assert_close(state["weights"][0, 1], expected)
+        v = torch.zeros((), requires_grad=True)
+        for _ in range(3):
+            with torch.enable_grad():
+                loss = -torch.nn.functional.logsigmoid(v * torch.tensor(labels)).sum()
+                (slope,) = torch.autograd.grad(loss, v)
+            step = model.fast_log_lr[0].exp() / (len(labels) + model.log_kappa.exp())
+            v = (v - step * slope).detach().requires_grad_()
+        torch.testing.assert_close(state["weights"][0, 1], (1 - state["explanations"][0, -1]) * v.detach())
     assert not encode(model, contexts([]))["weights"][0, 1].any()
     drawn = model.sample(state, torch.Generator().manual_seed(0))
     assert drawn["weights"][0, 1] == state["weights"][0, 1] and drawn["weights"][0, 0] != state["weights"][0, 0]
+
+
+@torch.no_grad()
+def test_strength_goes_from_everybodys_reward_to_the_whole_evidence():
+    torch.manual_seed(0)
+    model = build_user_model("ours", D, {"dim": 3, "fast_dim": 2}).eval()
+    pairs, nobody = torch.randn(6, 2, D), encode(model, torch.zeros(0, 2, D))
+    whole = encode(model, pairs)
+    for strength in (0.0, 0.25, 1.0):
+        model.strength.fill_(strength)
+        state = encode(model, pairs)
+        expected = nobody["weights"] + strength * (whole["weights"] - nobody["weights"])
+        torch.testing.assert_close(state["weights"], expected)
+        torch.testing.assert_close(state["explanations"].sum(), torch.tensor(1.0))
+    model.strength.zero_()
+    torch.testing.assert_close(encode(model, pairs)["covariance"], nobody["covariance"])
+    assert "strength" in model.state_dict()
 
 
 @torch.no_grad()

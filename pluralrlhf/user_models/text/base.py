@@ -54,6 +54,7 @@ class TextConfig:
             (a text) or the `survey` (`attributes`, questions and answers).
         max_words: Longest text, in words.
         context_prompts: Show the prompts of the context's pairs as well as the responses.
+        context_words: Longest response of a context pair, in words: the rest is left out. Unset: all of it.
         hidden: Width of the reward's hidden layers (`embedding`).
     """
 
@@ -61,6 +62,7 @@ class TextConfig:
     source: Literal["pairs", "conversations", "profile", "survey"] = "pairs"
     max_words: int = 50
     context_prompts: bool = True
+    context_words: int | None = None
     hidden: int = 256
 
     def __post_init__(self):
@@ -68,8 +70,10 @@ class TextConfig:
             raise ConfigError(f"`reader` is {self.reader!r}; it must be 'prefix' or 'embedding'.")
         if self.source not in SOURCES:
             raise ConfigError(f"`source` is {self.source!r}; it must be one of {', '.join(SOURCES)}.")
-        if self.max_words < 1:
-            raise ConfigError(f"`max_words` is {self.max_words}; it must be at least 1.")
+        for name in ("max_words", "context_words"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` is {value}; it must be at least 1.")
 
 
 @dataclass
@@ -190,16 +194,21 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else "\n".join(message["content"] for message in value)
 
 
-def pair_messages(pairs: Sequence[dict[str, Any]], prompts: bool = True) -> list[Message]:
+def pair_messages(pairs: Sequence[dict[str, Any]], prompts: bool = True, words: int | None = None) -> list[Message]:
     """Labelled pairs as a chat: what is preferred is told by the place of a message, never by marks within a text."""
     out: list[Message] = []
+
+    def shown(response: Any) -> str:
+        text = as_text(response)
+        return text if words is None else first_words(text, words)
+
     for pair in pairs:
         opening = f"{as_text(pair['prompt'])}\n{PREFER}" if prompts and as_text(pair["prompt"]) else PREFER
         out += [
             {"role": "user", "content": opening},
-            {"role": "assistant", "content": as_text(pair["chosen"])},
+            {"role": "assistant", "content": shown(pair["chosen"])},
             {"role": "user", "content": OVER},
-            {"role": "assistant", "content": as_text(pair["rejected"])},
+            {"role": "assistant", "content": shown(pair["rejected"])},
         ]
     return out
 
@@ -249,7 +258,7 @@ def user_messages(
 def context_messages(context: UserContext, config: Any) -> list[Message]:
     """All that a method may read of a user, as a chat."""
     if config.source == "pairs":
-        return pair_messages(context.sorted_pairs(), config.context_prompts)
+        return pair_messages(context.sorted_pairs(), config.context_prompts, config.context_words)
     # Who has no context pair is unknown: then the owner of the context cannot be told either.
     return user_messages(context.user, config.source, context.hidden_items)
 
