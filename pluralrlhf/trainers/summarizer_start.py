@@ -1,8 +1,8 @@
 """A summariser and a reader from scratch, small enough for a CPU: what the offline recipes start from.
 
 The summariser learns to read contexts (the language model's loss on all of their tokens) and to write fluent statements
-about the topics that the context mentions, *with the side stated at random*: it starts uninformative. No user's type,
-profile or label enters a text that it learns to write.
+about the topics that the context mentions, *with either side*: every context comes with a statement and with its opposite,
+so that the start is uninformative. No user's type, profile or label enters a text that it learns to write.
 """
 
 from __future__ import annotations
@@ -67,27 +67,27 @@ class Topics:
 
 
 class TopicStatements:
-    """Statements about topics: with a random side for the summariser's start, with the context's for the warm-up.
+    """Statements about topics: with either side for the summariser's start, with the context's for the warm-up.
 
     Args:
         topics: See [`Topics`].
-        seed: Of the wording and the random sides.
+        seed: Of the wording.
     """
 
     def __init__(self, topics: Mapping[str, Sequence[str]] | str, seed: int = 0):
         self.topics, self.seed = Topics(topics), seed
 
-    def _say(self, best: str, least: str, rng: np.random.Generator) -> str:
-        template = STATEMENTS[int(rng.integers(len(STATEMENTS)))]
-        return template.format(best=self.topics.name(best), least=self.topics.name(least))
+    def _say(self, best: str, least: str, template: int) -> str:
+        return STATEMENTS[template].format(best=self.topics.name(best), least=self.topics.name(least))
 
-    def random_side(self, context: UserContext, rng: np.random.Generator) -> str:
-        """A statement about two topics of the context, either one first; empty where it mentions fewer."""
-        found = self._found(context)
+    def both_sides(self, context: UserContext, rng: np.random.Generator) -> tuple[str, ...]:
+        """A statement about two topics of the context and the same with its topics exchanged; none for fewer topics."""
+        found = sorted({topic for text in self._texts(context) for topic in self.topics.mentioned(text)})
         if len(found) < 2:
-            return ""
-        best, least = rng.permutation(len(found))[:2]
-        return self._say(found[best], found[least], rng)
+            return ()
+        one, other = (found[i] for i in rng.permutation(len(found))[:2])
+        template = int(rng.integers(len(STATEMENTS)))
+        return self._say(one, other, template), self._say(other, one, template)
 
     def of_context(self, context: UserContext) -> str:
         """What the shown pairs say: the topic chosen most over the one rejected most; empty where nothing is told."""
@@ -103,10 +103,8 @@ class TopicStatements:
             return ""
         ties = [t for t in order if votes[t] == votes[order[-1]]], [t for t in order if votes[t] == votes[order[0]]]
         best, least = (group[int(rng.integers(len(group)))] for group in ties)
-        return self._say(best, least, rng)
-
-    def _found(self, context: UserContext) -> list[str]:
-        return sorted({topic for text in self._texts(context) for topic in self.topics.mentioned(text)})
+        template = int(rng.integers(len(STATEMENTS)))
+        return self._say(best, least, template)
 
     @staticmethod
     def _texts(context: UserContext) -> list[str]:
@@ -121,8 +119,11 @@ class TinyStartConfig:
     Args:
         topics: Topic to the words that name it.
         seed: Of weights, contexts and sides.
-        steps, batch_size, learning_rate: Of the supervised start.
-        min_context, n_context: Pairs in a context, drawn between the two.
+        steps, batch_size, learning_rate: Of the supervised start; a batch is of even size, half of it the opposites.
+        min_context, n_context: Pairs in a context, drawn between the two. More than the summariser will be shown later
+            teach it more: each pair is predicted from those before it.
+        context_weight: Weight in the loss of a token of the context that names no topic; 1 for those that do, and for the
+            statement.
         hidden_size, layers: Of the summariser.
         reader_hidden_size, reader_layers: Of the reward model's backbone.
     """
@@ -134,10 +135,17 @@ class TinyStartConfig:
     learning_rate: float = 3e-3
     min_context: int = 1
     n_context: int = 4
+    context_weight: float = 1.0
     hidden_size: int = 96
     layers: int = 2
     reader_hidden_size: int = 64
     reader_layers: int = 2
+
+    def __post_init__(self):
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise ConfigError(f"`batch_size` of `tiny_start` is {self.batch_size}; it must be even, and at least 2.")
+        if not 0 <= self.context_weight <= 1:
+            raise ConfigError(f"`context_weight` of `tiny_start` is {self.context_weight}; it must lie in [0, 1].")
 
 
 def vocabulary(rows: Iterable[dict[str, Any]], topics: Topics) -> list[str]:
@@ -160,6 +168,7 @@ def train_start(
         text_config: The user model's settings, which say how a context is shown.
     """
     import torch
+    import torch.nn.functional as F
     from transformers import Trainer, TrainingArguments
 
     output_dir = Path(output_dir)
@@ -169,13 +178,27 @@ def train_start(
     reader = tiny_policy(
         tokenizer, seed=config.seed + 1, hidden_size=config.reader_hidden_size, layers=config.reader_layers
     ).model
-    data = _examples(train, tokenizer, statements, config, text_config)
+    named = tokenizer.convert_tokens_to_ids([word for words in statements.topics.words.values() for word in words])
+    full = set(named) - {tokenizer.unk_token_id}
 
-    def collate(rows: Sequence[list[int]]) -> dict[str, Any]:
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row in rows])
-        mask = (torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]).long()
-        return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+    def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        width = max(len(row["input_ids"]) for row in rows)
+        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        weights = torch.zeros(len(rows), width)
+        for i, row in enumerate(rows):
+            tokens, n_read = row["input_ids"], row["n_read"]
+            ids[i, : len(tokens)] = torch.tensor(tokens)
+            read = [1.0 if token in full else config.context_weight for token in tokens[:n_read]]
+            weights[i, : len(tokens)] = torch.tensor(read + [1.0] * (len(tokens) - n_read))
+        # Causal attention and padding on the right: no token that counts sees the padding.
+        return {"input_ids": ids, "weights": weights}
+
+    class WeightedTrainer(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            ids, weights = inputs["input_ids"], inputs["weights"][:, 1:]
+            logits = model(input_ids=ids).logits[:, :-1]
+            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            return (losses * weights).sum() / weights.sum()
 
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -192,8 +215,10 @@ def train_start(
         remove_unused_columns=False,
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        train_sampling_strategy="sequential",  # drawn in an order of their own, batches of one length
     )
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+    data = _examples(train, tokenizer, statements, config, text_config)
+    trainer = WeightedTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
     folders = output_dir / "summarizer", output_dir / "reader"
@@ -205,25 +230,33 @@ def train_start(
     return folders
 
 
-def _examples(train, tokenizer, statements: TopicStatements, config: TinyStartConfig, text_config) -> list[list[int]]:
-    """Contexts of training users with a statement of random side, as tokens; one for each example that is seen."""
+def _examples(
+    train: Dataset, tokenizer: Any, statements: TopicStatements, config: TinyStartConfig, text_config: Any
+) -> list[dict[str, Any]]:
+    """Contexts of training users, each with a statement and with its opposite, as tokens (`input_ids`) of which the first
+    `n_read` are read. As many as are seen, a batch after the other; a batch has contexts of one size, and no padding to
+    speak of."""
     history = UserHistory({"train": train.select_columns(["user_id", "pair_id", "item_ids"])})
     rows = train.to_list()
     users, first = np.unique(history.user, return_index=True)
-    out: list[list[int]] = []
+    out: list[dict[str, Any]] = []
     number = 0
     while len(out) < config.steps * config.batch_size:
         rng = np.random.default_rng(stable_hash(f"start:{config.seed}:{number}"))
         number += 1
+        size = np.random.default_rng(stable_hash(f"size:{config.seed}:{len(out) // config.batch_size}"))
+        k = int(size.integers(config.min_context, config.n_context + 1))
         pool = history.pool(int(first[int(rng.integers(len(users)))]))
-        k = int(rng.integers(config.min_context, config.n_context + 1))
         picked = pool[np.argsort(mix(history.pair_key[pool], int(rng.integers(1 << 62))), kind="stable")][:k]
         context = UserContext([rows[i] for i in picked])
-        said = statements.random_side(context, rng)
-        if not said:
-            if number > 100 and not out:
-                raise ConfigError("`topics`: no context mentions two of them. Give the words that the data uses.")
-            continue
-        chat = [*request(context_messages(context, text_config)), {"role": "assistant", "content": said}]
-        out.append(list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]))
+        if number > 100 and not out:
+            raise ConfigError("`topics`: no context mentions two of them. Give the words that the data uses.")
+        asked = request(context_messages(context, text_config))
+        for said in statements.both_sides(context, rng):
+            chat = [*asked, {"role": "assistant", "content": said}]
+            ids, read = (
+                tokenizer.apply_chat_template(part, tokenize=True, add_generation_prompt=open, return_dict=True)
+                for part, open in ((chat, False), (asked, True))
+            )
+            out.append({"input_ids": list(ids["input_ids"]), "n_read": len(read["input_ids"])})
     return out

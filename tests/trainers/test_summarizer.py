@@ -14,9 +14,10 @@ import pytest
 import torch
 from datasets import Dataset
 
+from pluralrlhf.environments.tiny import tiny_tokenizer
 from pluralrlhf.errors import ConfigError
 from pluralrlhf.trainers.summarizer_config import SummarizerConfig
-from pluralrlhf.trainers.summarizer_start import TinyStartConfig, TopicStatements, train_start
+from pluralrlhf.trainers.summarizer_start import TinyStartConfig, TopicStatements, _examples, train_start, vocabulary
 from pluralrlhf.trainers.summarizer_trainer import SummarizerTrainer
 from pluralrlhf.user_models.text import UserContext
 from pluralrlhf.user_models.text.plus import PlusConfig
@@ -178,6 +179,23 @@ def test_contexts_and_targets_share_nothing_and_are_the_same_for_a_group(finishe
         assert set(history.user[np.r_[context, targets]]) == {user}
 
 
+def test_the_start_learns_each_context_with_both_sides():
+    data = pet_dataset()
+    config = TinyStartConfig(topics=TOPICS, steps=3, batch_size=4, n_context=3, context_weight=0.0)
+    statements = TopicStatements(TOPICS)
+    tokenizer = tiny_tokenizer(vocabulary(data, statements.topics), prose=True)
+    examples = _examples(data, tokenizer, statements, config, PlusConfig(**KWARGS))
+    assert len(examples) == 12
+    for one, other in zip(examples[::2], examples[1::2]):
+        n = one["n_read"]
+        assert one["input_ids"][:n] == other["input_ids"][:n] and one["input_ids"] != other["input_ids"]
+        assert sorted(one["input_ids"]) == sorted(other["input_ids"])
+    with pytest.raises(ConfigError, match="`batch_size`"):
+        TinyStartConfig(topics=TOPICS, batch_size=5)
+    with pytest.raises(ConfigError, match="`context_weight`"):
+        TinyStartConfig(topics=TOPICS, context_weight=2.0)
+
+
 def test_settings_that_cannot_be_exact_or_cannot_be_sharded_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="boundary between generations"):
         settings(tmp_path, gradient_accumulation_steps=1, steps_per_generation=4, save_steps=2)
@@ -187,19 +205,20 @@ def test_settings_that_cannot_be_exact_or_cannot_be_sharded_are_refused(tmp_path
         settings(tmp_path, method="pluss")
 
 
-def test_the_start_states_a_random_side_and_the_warm_up_the_contexts():
+def test_the_start_states_either_side_and_the_warm_up_the_contexts():
     statements = TopicStatements(TOPICS)
     pairs = [{"prompt": "p", "chosen": "the cat is best .", "rejected": "the dog is best ."}]
     turned = [{**pairs[0], "chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]}]
-    said = [statements.random_side(UserContext(pairs), np.random.default_rng(i)) for i in range(200)]
+    exchanged = {"cats": "dogs", "dogs": "cats"}
+    said = [statements.both_sides(UserContext(pairs), np.random.default_rng(i)) for i in range(20)]
     # The same draws whatever was preferred: nothing of the choice enters a text that the summariser learns to write.
-    assert said == [statements.random_side(UserContext(turned), np.random.default_rng(i)) for i in range(200)]
-    first = np.mean([text.index("cats") < text.index("dogs") for text in said])
-    assert 0.35 < first < 0.65
+    assert said == [statements.both_sides(UserContext(turned), np.random.default_rng(i)) for i in range(20)]
+    for one, other in said:
+        assert other == " ".join(exchanged.get(word, word) for word in one.split()) != one
+    assert statements.both_sides(UserContext([{**pairs[0], "rejected": "a cat"}]), np.random.default_rng(0)) == ()
     shown = statements.of_context(UserContext(pairs))
     assert shown.index("cats") < shown.index("dogs")
     # In the same words: a reader that could tell the side from the wording would not learn to read.
-    exchanged = {"cats": "dogs", "dogs": "cats"}
     other = " ".join(exchanged.get(word, word) for word in shown.split())
     assert statements.of_context(UserContext(turned)) == other
 
