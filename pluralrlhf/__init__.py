@@ -56,6 +56,10 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 # `AutoModelForSequenceClassification` must know the model once the package is imported. The command line imports the
 # model where it uses it, so that `pluralrlhf -h` does not wait for torch.
 if os.path.basename((getattr(sys, "argv", None) or [""])[0]) != "pluralrlhf":

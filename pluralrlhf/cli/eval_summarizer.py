@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval summarizer"
     add(
         "--model",
         nargs="+",
+        action="extend",
         required=True,
         metavar="DIR",
         help="saved text-route models; differences are to the first",

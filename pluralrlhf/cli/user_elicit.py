@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 EXAMPLE = """example:
   pluralrlhf user elicit --model runs/styles-vpl --pairs questions.jsonl --out users/anna.json
@@ -60,12 +61,16 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user elicit") ->
 
     from ..evaluation.interview import Interview
     from ..evaluation.scorers import load_model
-    from .user_files import model_sha256, write_json
+    from .user_files import model_sha256, read_json, write_json
 
     candidates = _rows(args.pairs, "--pairs")
-    known = _known(args.out) if args.resume else []
+    before = read_json(args.out, "--out") if args.resume else {"pairs": []}
+    known = _known(before, args.out)
     model = load_model(args.model)
     sha256 = model_sha256(args.model)
+    if before.get("model_sha256", sha256) != sha256:
+        print(f"note: the choices in {args.out} were made with another model; {args.model} reads them again",
+              file=sys.stderr)  # fmt: skip
 
     def start(pairs: list[dict]) -> Interview:
         return Interview(
@@ -80,8 +85,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user elicit") ->
 
     talk = start(known)
     # What was answered in an earlier sitting is not asked again.
-    before = {pair.get("pair_id") for pair in known}
-    talk.left = [number for number in talk.left if talk.candidates[number]["pair_id"] not in before]
+    asked = {pair.get("pair_id") for pair in known}
+    talk.left = [number for number in talk.left if talk.candidates[number]["pair_id"] not in asked]
 
     def save(talk: Interview) -> None:
         about = {"user_id": args.user_id or out.stem, "model": args.model, "model_sha256": sha256}
@@ -169,11 +174,9 @@ def _rows(path: str, name: str) -> list[dict]:
     return rows
 
 
-def _known(path: str) -> list[dict]:
+def _known(content: Any, path: str) -> list[dict]:
     from ..errors import ConfigError
-    from .user_files import read_json
 
-    content = read_json(path, "--out")
     if not isinstance(content, dict) or not isinstance(content.get("pairs"), list):
         raise ConfigError(f"`--resume`: {path} holds no choices. It was not written by `user elicit`.")
     return content["pairs"]

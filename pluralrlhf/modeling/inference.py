@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class UserInference:
             missing = [key for key in ("prompt", "chosen", "rejected") if not pair.get(key)]
             if missing:
                 raise ConfigError(f"`pairs`, number {number}: no {', '.join(missing)}. Each pair needs all three.")
+            for key in ("prompt", "chosen", "rejected"):
+                _check_texts(f"pairs[{number - 1}][{key!r}]", [pair[key]])
             if pair["chosen"] == pair["rejected"]:
                 raise ConfigError(
                     f"`pairs`, number {number}: `chosen` equals `rejected`, which says nothing. Leave it out."
@@ -76,6 +78,7 @@ class UserInference:
         for name, given in (("prompts", prompts), ("responses", responses)):
             if isinstance(given, str):
                 raise ConfigError(f"`{name}` is one text; give a list, with one entry for each response.")
+            _check_texts(name, given)
         self.eval()
         if self.user_model.route == "text":
             if state is not None and len(self._checked(state)) not in (1, len(prompts)):
@@ -136,3 +139,22 @@ class UserInference:
         """Reads a user's state that was exported as JSON."""
         kind = TextState if self.user_model.route == "text" else UserState
         return self._checked(kind.from_json(json.loads(Path(path).read_text(encoding="utf-8"))))
+
+
+def _check_texts(name: str, given: Sequence[Messages]) -> None:
+    """Raises a `ConfigError` for what is neither a text nor messages, or no tokenizer can read."""
+    for number, value in enumerate(given):
+        contents = [value]
+        if isinstance(value, list | tuple):
+            contents = [message.get("content") if isinstance(message, Mapping) else None for message in value]
+        if not all(isinstance(text, str) for text in contents):
+            raise ConfigError(
+                f"`{name}`, entry {number + 1}, is a {type(value).__name__} that holds no text; give a text, or a list of "
+                "messages with `role` and `content`."
+            )
+        try:
+            "".join(contents).encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"`{name}`, entry {number + 1}, holds half of a surrogate pair, which is no character. Clean the text."
+            ) from None
