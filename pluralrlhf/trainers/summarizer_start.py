@@ -1,8 +1,8 @@
 """A summariser and a reader from scratch, small enough for a CPU: what the offline recipes start from.
 
 The summariser learns to read contexts (the language model's loss on all of their tokens) and to write fluent statements
-about the topics that the context mentions, *with either side*: every context comes with a statement and with its opposite,
-so that the start is uninformative. No user's type, profile or label enters a text that it learns to write.
+about the topics that the context mentions, *with the side left open*: of the two topics of a statement either is as good
+a first one, so that the start is uninformative. No user's type, profile or label enters a text that it learns to write.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class TinyStartConfig:
     Args:
         topics: Topic to the words that name it.
         seed: Of weights, contexts and sides.
-        steps, batch_size, learning_rate: Of the supervised start; a batch is of even size, half of it the opposites.
+        steps, batch_size, learning_rate: Of the supervised start.
         min_context, n_context: Pairs in a context, drawn between the two. More than the summariser will be shown later
             teach it more: each pair is predicted from those before it.
         context_weight: Weight in the loss of a token of the context that names no topic; 1 for those that do, and for the
@@ -142,8 +142,6 @@ class TinyStartConfig:
     reader_layers: int = 2
 
     def __post_init__(self):
-        if self.batch_size < 2 or self.batch_size % 2:
-            raise ConfigError(f"`batch_size` of `tiny_start` is {self.batch_size}; it must be even, and at least 2.")
         if not 0 <= self.context_weight <= 1:
             raise ConfigError(f"`context_weight` of `tiny_start` is {self.context_weight}; it must lie in [0, 1].")
 
@@ -190,15 +188,20 @@ def train_start(
             ids[i, : len(tokens)] = torch.tensor(tokens)
             read = [1.0 if token in full else config.context_weight for token in tokens[:n_read]]
             weights[i, : len(tokens)] = torch.tensor(read + [1.0] * (len(tokens) - n_read))
+        either = ids.clone()
+        for i, row in enumerate(rows):
+            either[i, row["open_at"]] = row["other_token"]
         # Causal attention and padding on the right: no token that counts sees the padding.
-        return {"input_ids": ids, "weights": weights}
+        return {"input_ids": ids, "either": either, "weights": weights}
 
-    class WeightedTrainer(Trainer):
+    class StartTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            ids, weights = inputs["input_ids"], inputs["weights"][:, 1:]
-            logits = model(input_ids=ids).logits[:, :-1]
-            losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-            return (losses * weights).sum() / weights.sum()
+            weights = inputs["weights"][:, 1:]
+            logits = model(input_ids=inputs["input_ids"]).logits[:, :-1].transpose(1, 2)
+            losses = sum(
+                F.cross_entropy(logits, inputs[side][:, 1:], reduction="none") for side in ("input_ids", "either")
+            )
+            return (losses * weights).sum() / (2 * weights.sum())
 
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -218,7 +221,7 @@ def train_start(
         train_sampling_strategy="sequential",  # drawn in an order of their own, batches of one length
     )
     data = _examples(train, tokenizer, statements, config, text_config)
-    trainer = WeightedTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
+    trainer = StartTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
     folders = output_dir / "summarizer", output_dir / "reader"
@@ -233,14 +236,20 @@ def train_start(
 def _examples(
     train: Dataset, tokenizer: Any, statements: TopicStatements, config: TinyStartConfig, text_config: Any
 ) -> list[dict[str, Any]]:
-    """Contexts of training users, each with a statement and with its opposite, as tokens (`input_ids`) of which the first
-    `n_read` are read. As many as are seen, a batch after the other; a batch has contexts of one size, and no padding to
-    speak of."""
+    """Contexts of training users with a statement, as tokens (`input_ids`, of which the first `n_read` are the context).
+
+    At `open_at` the opposite statement has `other_token`, and is the same so far: either is to be as likely. One example
+    for each that is seen, a batch after the other; a batch has contexts of one size, and hardly any padding.
+    """
     history = UserHistory({"train": train.select_columns(["user_id", "pair_id", "item_ids"])})
     rows = train.to_list()
     users, first = np.unique(history.user, return_index=True)
     out: list[dict[str, Any]] = []
     number = 0
+
+    def tokens_of(chat: list[dict[str, str]], **options: Any) -> list[int]:
+        return list(tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True, **options)["input_ids"])
+
     while len(out) < config.steps * config.batch_size:
         rng = np.random.default_rng(stable_hash(f"start:{config.seed}:{number}"))
         number += 1
@@ -249,14 +258,14 @@ def _examples(
         pool = history.pool(int(first[int(rng.integers(len(users)))]))
         picked = pool[np.argsort(mix(history.pair_key[pool], int(rng.integers(1 << 62))), kind="stable")][:k]
         context = UserContext([rows[i] for i in picked])
-        if number > 100 and not out:
-            raise ConfigError("`topics`: no context mentions two of them. Give the words that the data uses.")
+        sides = statements.both_sides(context, rng)
+        if not sides:
+            if number > 100 and not out:
+                raise ConfigError("`topics`: no context mentions two of them. Give the words that the data uses.")
+            continue
         asked = request(context_messages(context, text_config))
-        for said in statements.both_sides(context, rng):
-            chat = [*asked, {"role": "assistant", "content": said}]
-            ids, read = (
-                tokenizer.apply_chat_template(part, tokenize=True, add_generation_prompt=open, return_dict=True)
-                for part, open in ((chat, False), (asked, True))
-            )
-            out.append({"input_ids": list(ids["input_ids"]), "n_read": len(read["input_ids"])})
+        ids, other = (tokens_of([*asked, {"role": "assistant", "content": said}]) for said in sides)
+        at = next(i for i, (one, another) in enumerate(zip(ids, other)) if one != another)
+        n_read = len(tokens_of(asked, add_generation_prompt=True))
+        out.append({"input_ids": ids, "n_read": n_read, "open_at": at, "other_token": other[at]})
     return out

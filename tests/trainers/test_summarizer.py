@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pluralrlhf.environments.tiny import tiny_tokenizer
 from pluralrlhf.errors import ConfigError
@@ -179,21 +180,38 @@ def test_contexts_and_targets_share_nothing_and_are_the_same_for_a_group(finishe
         assert set(history.user[np.r_[context, targets]]) == {user}
 
 
-def test_the_start_learns_each_context_with_both_sides():
-    data = pet_dataset()
-    config = TinyStartConfig(topics=TOPICS, steps=3, batch_size=4, n_context=3, context_weight=0.0)
-    statements = TopicStatements(TOPICS)
+def test_the_start_leaves_the_side_open():
+    data, statements = pet_dataset(), TopicStatements(TOPICS)
+    config = TinyStartConfig(topics=TOPICS, steps=3, batch_size=4, n_context=3)
     tokenizer = tiny_tokenizer(vocabulary(data, statements.topics), prose=True)
     examples = _examples(data, tokenizer, statements, config, PlusConfig(**KWARGS))
     assert len(examples) == 12
-    for one, other in zip(examples[::2], examples[1::2]):
-        n = one["n_read"]
-        assert one["input_ids"][:n] == other["input_ids"][:n] and one["input_ids"] != other["input_ids"]
-        assert sorted(one["input_ids"]) == sorted(other["input_ids"])
-    with pytest.raises(ConfigError, match="`batch_size`"):
-        TinyStartConfig(topics=TOPICS, batch_size=5)
+    cats, dogs = tokenizer.convert_tokens_to_ids(["cats", "dogs"])
+    for example in examples:
+        said, at = example["input_ids"][example["n_read"] :], example["open_at"]
+        assert example["n_read"] <= at and sorted(token for token in said if token in (cats, dogs)) == sorted(
+            [cats, dogs]
+        )
+        assert {example["input_ids"][at], example["other_token"]} == {cats, dogs}
     with pytest.raises(ConfigError, match="`context_weight`"):
         TinyStartConfig(topics=TOPICS, context_weight=2.0)
+
+
+@pytest.mark.slow
+def test_a_start_is_in_two_minds_about_every_user(tmp_path):
+    """The chance of either topic as the first of a statement, after some training, is near one half for everybody."""
+    config = TinyStartConfig(topics=TOPICS, steps=150, n_context=3)
+    folder, _ = train_start(pet_dataset(40, 12), tmp_path, config, PlusConfig(**KWARGS))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    statements = TopicStatements(TOPICS)
+    examples = _examples(pet_dataset(20, 12, seed=1), tokenizer, statements, config, PlusConfig(**KWARGS))[:40]
+    for example in examples:
+        ids = torch.tensor([example["input_ids"][: example["open_at"]]])
+        with torch.no_grad():
+            chances = model(ids).logits[0, -1].softmax(-1)
+        one, other = chances[example["input_ids"][example["open_at"]]], chances[example["other_token"]]
+        assert one + other > 0.3 and 0.3 < one / (one + other) < 0.7
 
 
 def test_settings_that_cannot_be_exact_or_cannot_be_sharded_are_refused(tmp_path):
