@@ -166,7 +166,6 @@ def train_start(
         text_config: The user model's settings, which say how a context is shown.
     """
     import torch
-    import torch.nn.functional as F
     from transformers import Trainer, TrainingArguments
 
     output_dir = Path(output_dir)
@@ -197,11 +196,9 @@ def train_start(
     class StartTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             weights = inputs["weights"][:, 1:]
-            logits = model(input_ids=inputs["input_ids"]).logits[:, :-1].transpose(1, 2)
-            losses = sum(
-                F.cross_entropy(logits, inputs[side][:, 1:], reduction="none") for side in ("input_ids", "either")
-            )
-            return (losses * weights).sum() / (2 * weights.sum())
+            chances = model(input_ids=inputs["input_ids"]).logits[:, :-1].log_softmax(-1)
+            sides = torch.stack([inputs["input_ids"][:, 1:], inputs["either"][:, 1:]], -1)
+            return -(chances.gather(-1, sides).mean(-1) * weights).sum() / weights.sum()
 
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -245,6 +242,7 @@ def _examples(
     rows = train.to_list()
     users, first = np.unique(history.user, return_index=True)
     out: list[dict[str, Any]] = []
+    written: dict[str, list[int]] = {}  # a statement as tokens, the same after every context
     number = 0
 
     def tokens_of(chat: list[dict[str, str]], **options: Any) -> list[int]:
@@ -264,8 +262,12 @@ def _examples(
                 raise ConfigError("`topics`: no context mentions two of them. Give the words that the data uses.")
             continue
         asked = request(context_messages(context, text_config))
-        ids, other = (tokens_of([*asked, {"role": "assistant", "content": said}]) for said in sides)
-        at = next(i for i, (one, another) in enumerate(zip(ids, other)) if one != another)
-        n_read = len(tokens_of(asked, add_generation_prompt=True))
-        out.append({"input_ids": ids, "n_read": n_read, "open_at": at, "other_token": other[at]})
+        read = tokens_of(asked, add_generation_prompt=True)
+        for said in sides:
+            if said not in written:
+                written[said] = tokens_of([*asked, {"role": "assistant", "content": said}])[len(read) :]
+        one, other = (written[said] for said in sides)
+        at = next(i for i, (token, another) in enumerate(zip(one, other)) if token != another)
+        row = {"input_ids": read + one, "n_read": len(read), "open_at": len(read) + at, "other_token": other[at]}
+        out.append(row)
     return out
