@@ -62,6 +62,12 @@ def reward_model_card(trainer: PersonalizedRewardTrainer, name: str, dataset: st
         f"learning rate {args.learning_rate:g}, up to {args.n_context} pairs of context, seed {args.seed}.",
         "",
     ]
+    strength = getattr(model.user_model, "strength", None)
+    if strength is not None and trainer.state.global_step:
+        lines += [
+            f"Of what a context says, {float(strength):.0%} is applied: the share that validation users bear out.",
+            "",
+        ]
     evaluations = [entry for entry in trainer.state.log_history if any(key.endswith("_accuracy") for key in entry)]
     if evaluations:
         metrics = {key: value for entry in evaluations[-3:] for key, value in entry.items() if "accuracy" in key}

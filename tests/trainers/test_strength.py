@@ -89,6 +89,7 @@ def test_the_trainer_applies_what_holds_of_users_whom_it_did_not_learn_from(tmp_
     trainer.save_model()
     saved = load_file(tmp_path / "out" / "model.safetensors")
     assert float(saved["user_model.strength"]) == pytest.approx(strength)
+    assert f"{strength:.0%} is applied" in (tmp_path / "out" / "README.md").read_text()
     # What is applied is the model's own from here on.
     assert trainer.evaluate()["eval_validation_strength"] == pytest.approx(strength)
     assert float(trainer.reward_model.user_model.strength) == pytest.approx(strength)
