@@ -46,6 +46,7 @@ class TextScorer(RewardModelScorer):
             if hasattr(head, "_known"):
                 head._known.clear()
             start = time.perf_counter()
-            self.pairs.texts(context.index[:1], context.flipped[:1])
+            # As if for a target like the first pair shown, whose items stay hidden.
+            self.pairs.texts(context.index[:1], context.flipped[:1], np.maximum(context.index[:1, 0], 0))
             times.append(time.perf_counter() - start)
         return float(np.median(times) * 1000)

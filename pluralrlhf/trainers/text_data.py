@@ -119,9 +119,11 @@ class TextPairData(PairData):
             pair = {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]}
         return pair
 
-    def texts(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> list[str]:
-        """The user's text of each row."""
-        return self._once(self.model.user_model.texts, self.user_contexts(context_rows, flip))
+    def texts(
+        self, context_rows: np.ndarray, flip: np.ndarray | None = None, targets: np.ndarray | None = None
+    ) -> list[str]:
+        """The user's text of each row; `targets` as for `user_contexts`."""
+        return self._once(self.model.user_model.texts, self.user_contexts(context_rows, flip, targets))
 
     def _once(self, function, contexts: Sequence[UserContext]) -> list:
         distinct = {id(context): context for context in contexts}

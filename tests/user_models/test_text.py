@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pluralrlhf.errors import ConfigError, DataError
+from pluralrlhf.evaluation.controls import Context
+from pluralrlhf.evaluation.text_scorer import TextScorer
 from pluralrlhf.features.prefix import PrefixTokenizer
 from pluralrlhf.modeling import PersonalizedRewardModel
 from pluralrlhf.trainers.text_data import TextPairData
@@ -219,3 +222,6 @@ def test_what_a_user_wrote_about_a_targets_items_is_not_read():
     assert "because of 1" in text and "because of 2" not in text
     with pytest.raises(ConfigError, match="needs the targets"):
         pairs.user_contexts(pairs.history.context(target, 3))
+    # An evaluation measures what a new user costs, for whom there is no target yet.
+    shown = pairs.history.context(target, 3)
+    assert TextScorer(model, pairs).new_user_ms(Context(shown, np.zeros(shown.shape, bool))) > 0
