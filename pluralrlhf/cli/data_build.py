@@ -222,6 +222,16 @@ def _overview(prog: str) -> str:
     )
 
 
+def _one_item(out: Any) -> bool:
+    """Whether all training pairs are about one item."""
+    import pyarrow.compute as pc
+
+    from ..data import load_pairs
+
+    items = load_pairs(out)["train"].with_format("arrow")["item_ids"][:]
+    return pc.count_distinct(pc.list_flatten(items)).as_py() == 1
+
+
 def _print_summary(out: Any) -> None:
     from ..data import read_build
     from ..data.schema import SPLITS, VALIDATION
@@ -242,7 +252,10 @@ def _print_summary(out: Any) -> None:
         print(f"  note: only {people}, on whom every choice is made: raise --validation_users")
     if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, 100):
         print(f"  note: only {left} pairs in {SPLITS[5]}, the headline: raise --test_users or --test_items")
-    if empty:
+    if build["parameters"].get("items") == "prompt" and _one_item(out):
+        print("  note: all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not "
+              "be told from another. Build it again with --items responses")  # fmt: skip
+    elif empty:
         print(f"  note: nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help")
     print(f"Look at it: pluralrlhf data inspect {out}")
 

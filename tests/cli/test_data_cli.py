@@ -191,3 +191,13 @@ def test_long_builds_say_how_far_they_are(tmp_path, votes, monkeypatch, capfd):
     assert run("build", "table", "--path", ratings, "--out", tmp_path / "rated") == 0
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("0 pairs in") and "%" in lines[0], "also while ratings are read"
+
+
+def test_a_table_with_one_prompt_is_told_to_take_responses_for_items(tmp_path, capsys):
+    rows = [f"u{i % 30},Which one?,yes {i % 7} a,no {i % 5} b" for i in range(600)]
+    (tmp_path / "votes.csv").write_text("\n".join(["user_id,prompt,chosen,rejected", *rows]))
+    build = ["data", "build", "table", "--path", str(tmp_path / "votes.csv"), "--no_progress", "--out"]
+    assert main([*build, str(tmp_path / "a")]) == 0
+    assert "--items responses" in capsys.readouterr().out
+    assert main([*build, str(tmp_path / "b"), "--items", "responses"]) == 0
+    assert "--items responses" not in capsys.readouterr().out
