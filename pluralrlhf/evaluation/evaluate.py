@@ -208,8 +208,6 @@ def write_outputs(content: dict[str, Any], folder: Path, *, title: str | None = 
     title = title or f"Personalised reward models on {results[0]['dataset']}"
     (folder / "summary.md").write_text(markdown_summary(results, title), encoding="utf-8")
     written = ["results.json", "per_pair.parquet", "summary.md"]
-    for old in [folder / "report.html", *(folder / "figures").glob("*.png"), *(folder / "figures").glob("*.csv")]:
-        old.unlink(missing_ok=True)  # of an earlier evaluation of something else
     if report:
         write_report(
             results, sources, folder / "report.html", folder / "figures", title, content.get("description", "")

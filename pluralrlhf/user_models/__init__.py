@@ -33,8 +33,9 @@ USER_MODELS: dict[str, tuple[str, str]] = {
     "random_sentence": ("text.random_sentence", "RandomSentence"),
 }
 
-# What a model is built with unless another is named. On unseen participants of Polis no method is above it up to k = 16,
-# and none with its gain loses as little to wrong labels; where there is nothing to find it may lose (evals/results).
+# What a model is built with unless another is named. On unseen participants of Polis no method is above it at any number
+# of pairs, none with its gain loses as little to wrong labels, and where nothing is to be found it loses nothing
+# (evals/results).
 DEFAULT_USER_MODEL = "ours"
 
 

@@ -123,6 +123,25 @@ def simplex_posterior(
     return w, jacobian @ torch.cholesky_inverse(torch.linalg.cholesky(hessian)) @ jacobian
 
 
+def gradient_steps(design: Tensor, share: Tensor, start: Tensor, rates: Tensor, steps: int) -> Tensor:
+    r"""Weights (B, q) after gradient steps on B users' Bradley-Terry losses, with a graph through all of them.
+
+    .. math:: w \leftarrow w + \alpha \odot \sum_i s_i\, \sigma(-w \cdot \Delta\phi_i)\, \Delta\phi_i
+
+    Args:
+        design: (B, K, q) differences delta phi of the context pairs.
+        share: (B, K) weight s of each pair in the loss, 0 where there is none.
+        start: (B, q) first weights.
+        rates: (q,) step size of each weight.
+        steps: Number of steps.
+    """
+    weights = start
+    for _ in range(steps):
+        wrong = torch.sigmoid(-(design @ weights[..., None]).squeeze(-1)) * share
+        weights = weights + rates * (wrong[:, None] @ design).squeeze(1)
+    return weights
+
+
 def margin_variance(difference: Tensor, covariance: Tensor) -> Tensor:
     """(B,) variance of w . delta phi, from (B, p) and (B, q, q); the last p - q weights are known."""
     difference = difference[:, : covariance.shape[-1]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import UserState
-from .linear import LinearUserModel, check_sizes, feature_map
+from .linear import LinearUserModel, check_sizes, feature_map, gradient_steps
 
 
 @dataclass
@@ -76,8 +76,6 @@ class MRM(LinearUserModel):
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
         design, _, mask = self.gathered(context_features, context_index, context_mask)
         share = mask / mask.sum(1, keepdim=True).clamp(min=1)
-        weights, lr = self.initial.expand(len(design), -1), self.inner_log_lr.exp()
-        for _ in range(self.config.inner_steps):
-            wrong = torch.sigmoid(-(design @ weights[..., None]).squeeze(-1)) * share
-            weights = weights + lr * (wrong[:, None] @ design).squeeze(1)
+        start = self.initial.expand(len(design), -1)
+        weights = gradient_steps(design, share, start, self.inner_log_lr.exp(), self.config.inner_steps)
         return UserState(self.name, {"weights": weights})

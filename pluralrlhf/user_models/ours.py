@@ -16,6 +16,7 @@ from .linear import (
     check_sizes,
     feature_map,
     gaussian_draw,
+    gradient_steps,
     log_posterior,
     newton_posterior,
 )
@@ -111,10 +112,8 @@ class Ours(LinearUserModel):
         self.base = None
         self.map = feature_map(feature_dim, config.hidden, config.layers, config.dim + config.fast_dim)
         if config.fast_dim:
-            self.fast_log_lr, self.log_kappa = (
-                nn.Parameter(torch.zeros(config.fast_dim)),
-                nn.Parameter(torch.zeros(())),
-            )
+            self.fast_log_lr = nn.Parameter(torch.zeros(config.fast_dim))
+            self.log_kappa = nn.Parameter(torch.zeros(()))
         # Types start apart, or they would stay the same for ever; a single one starts at 0.
         spread = 0.5 if config.types > 1 else 0.0
         self.prior_mean = nn.Parameter(spread * torch.randn(config.types, config.dim))
@@ -146,7 +145,7 @@ class Ours(LinearUserModel):
             sign = 1 - 2 * coin.to(design.dtype)
             design = design * sign[..., None]
         design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
-        n_pairs, steps = mask.sum(1), self._gradient_steps(fast, mask)
+        fast_mask, n_pairs = mask, mask.sum(1)
         # Each user once under each type, side by side.
         design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
         mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
@@ -172,19 +171,11 @@ class Ours(LinearUserModel):
         weights, covariance = mixture(mode, covariance, explanations)
         if self.config.fast_dim:
             trust = 1 - explanations[:, -1] if self.config.doubt else torch.ones_like(n_pairs)
-            weights = torch.cat([weights, trust[:, None] * steps], dim=1)
+            share = fast_mask / (n_pairs + self.log_kappa.exp())[:, None]
+            start = fast.new_zeros(n_users, self.config.fast_dim)
+            moved = gradient_steps(fast, share, start, self.fast_log_lr.exp(), self.config.fast_steps)
+            weights = torch.cat([weights, trust[:, None] * moved], dim=1)
         return UserState(self.name, {"weights": weights, "covariance": covariance, "explanations": explanations})
-
-    def _gradient_steps(self, design: Tensor, mask: Tensor) -> Tensor:
-        """v (B, p) after the steps on the context's loss, from delta psi (B, K, p) and the mask (B, K)."""
-        weights = design.new_zeros(len(design), design.shape[-1])
-        if not self.config.fast_dim:
-            return weights
-        share = mask / (mask.sum(1, keepdim=True) + self.log_kappa.exp())
-        for _ in range(self.config.fast_steps):
-            wrong = torch.sigmoid(-(design @ weights[..., None]).squeeze(-1)) * share
-            weights = weights + self.fast_log_lr.exp() * (wrong[:, None] @ design).squeeze(1)
-        return weights
 
     def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState:
         mean, covariance = self._prior(n_users)
