@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from ..data.history import UserHistory, mix, stable_hash
@@ -29,6 +30,9 @@ STATEMENTS = (
     "this person prefers {best} to {least} .",
     "{best} please this user more than {least} .",
 )
+
+
+OWN_SHARE = 0.3  # of a word's own random vector, beside that of its topic's first word
 
 
 class Topics:
@@ -165,7 +169,6 @@ def train_start(
         config: The settings.
         text_config: The user model's settings, which say how a context is shown.
     """
-    import torch
     from transformers import Trainer, TrainingArguments
 
     output_dir = Path(output_dir)
@@ -175,8 +178,10 @@ def train_start(
     reader = tiny_policy(
         tokenizer, seed=config.seed + 1, hidden_size=config.reader_hidden_size, layers=config.reader_layers
     ).model
-    named = tokenizer.convert_tokens_to_ids([word for words in statements.topics.words.values() for word in words])
-    full = set(named) - {tokenizer.unk_token_id}
+    named = [tokenizer.convert_tokens_to_ids(words) for words in statements.topics.words.values()]
+    full = {token for tokens in named for token in tokens} - {tokenizer.unk_token_id}
+    for part in (model, reader):
+        _draw_near(part.get_input_embeddings().weight, named)
 
     def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(row["input_ids"]) for row in rows)
@@ -193,12 +198,17 @@ def train_start(
         # Causal attention and padding on the right: no token that counts sees the padding.
         return {"input_ids": ids, "either": either, "weights": weights}
 
+    unwrapped = model
+
     class StartTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            weights = inputs["weights"][:, 1:]
-            chances = model(input_ids=inputs["input_ids"]).logits[:, :-1].log_softmax(-1)
-            sides = torch.stack([inputs["input_ids"][:, 1:], inputs["either"][:, 1:]], -1)
-            return -(chances.gather(-1, sides).mean(-1) * weights).sum() / weights.sum()
+            # Logits of the tokens that count alone: most of a context is read and not written.
+            ids, weights = inputs["input_ids"], inputs["weights"][:, 1:]
+            counts = weights > 0
+            states = model(input_ids=ids, logits_to_keep=1, output_hidden_states=True).hidden_states[-1][:, :-1]
+            chances = unwrapped.lm_head(states[counts]).log_softmax(-1)
+            sides = torch.stack([ids[:, 1:][counts], inputs["either"][:, 1:][counts]], -1)
+            return -(chances.gather(-1, sides).mean(-1) * weights[counts]).sum() / weights.sum()
 
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -228,6 +238,14 @@ def train_start(
         part.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folders
+
+
+def _draw_near(embeddings: Any, groups: Sequence[Sequence[int]]) -> None:
+    """Words of one topic start close to its first: what a pretrained model knows, and a few hundred sentences do not tell."""
+    with torch.no_grad():
+        for first, *others in groups:
+            for token in others:
+                embeddings[token] = embeddings[first] + OWN_SHARE * embeddings[token]
 
 
 def _examples(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from pluralrlhf.environments.tiny import tiny_tokenizer
 from pluralrlhf.errors import ConfigError
@@ -195,6 +195,15 @@ def test_the_start_leaves_the_side_open():
         assert {example["input_ids"][at], example["other_token"]} == {cats, dogs}
     with pytest.raises(ConfigError, match="`context_weight`"):
         TinyStartConfig(topics=TOPICS, context_weight=2.0)
+
+
+def test_words_of_a_topic_start_close_to_each_other(tmp_path):
+    config = TinyStartConfig(topics=TOPICS, steps=1, batch_size=2, n_context=2)
+    _, folder = train_start(pet_dataset(), tmp_path, config, PlusConfig(**KWARGS))
+    tokens = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(["cats", "cat", "dogs", "dog"])
+    words = torch.nn.functional.normalize(AutoModel.from_pretrained(folder).get_input_embeddings().weight[tokens])
+    near = words @ words.T
+    assert min(near[0, 1], near[2, 3]) > 0.8 and near[:2, 2:].abs().max() < 0.5
 
 
 @pytest.mark.slow
