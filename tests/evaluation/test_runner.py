@@ -14,7 +14,8 @@ from pluralrlhf.errors import DataError
 from pluralrlhf.evaluation import storage
 from pluralrlhf.evaluation.results import atypical_users, method_results
 from pluralrlhf.evaluation.runner import run_scorers
-from pluralrlhf.evaluation.storage import PER_PAIR_SCHEMA, Source, load_scores, read_splits
+from pluralrlhf.evaluation.split_scores import load_scores, read_splits
+from pluralrlhf.evaluation.storage import PER_PAIR_SCHEMA, Source
 from pluralrlhf.evaluation.verdicts import verdict
 
 SPLITS = ["validation", "test_unseen_users_seen_items", "test_unseen_users_unseen_items"]
