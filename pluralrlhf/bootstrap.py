@@ -13,8 +13,8 @@ from .metrics import distinct_sorted
 
 # Pairs with more item ids than this are rare, and the number of subsets doubles with each one.
 _MAX_ITEMS_FOR_VARIANCE = 5
-_WEIGHTS_IN_MEMORY = 500_000
-_VALUES_IN_MEMORY = 500_000
+_WEIGHTS_IN_MEMORY = 200_000
+_VALUES_IN_MEMORY = 200_000
 
 Column = Callable[[slice], np.ndarray]
 """A column of values that is made when it is asked for: rows to (rows, S), NaN for pairs outside of it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,15 +49,43 @@ STATES_SCHEMA = pa.schema(
         ("state", pa.list_(pa.float32())),
     ]
 )
+_ARROW_POOL = pa.default_memory_pool()
 _GROUP_VALUES = 150_000  # rows and context ids held back before a row group is written
 
 
 def release_memory() -> None:
     """Gives freed memory back to the system. The C library keeps it in pieces between what is still in use, and aligned
     blocks of a batch's size leave holes that add up over a long run."""
-    pa.default_memory_pool().release_unused()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's own
+    for pool in {id(pool): pool for pool in (_ARROW_POOL, pa.default_memory_pool())}.values():
+        pool.release_unused()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc only
         libc.malloc_trim(0)
+
+
+@contextmanager
+def system_memory() -> Iterator[None]:
+    """Memory that goes back to the system when it is free. Arrow's own pool keeps large pieces, the more the longer a run
+    is: in here Arrow takes the C library's memory, and that keeps large blocks apart from the small ones which would
+    hold them. Also a decorator."""
+    before = pa.default_memory_pool()
+    if before.backend_name == "system":  # within another one
+        yield
+        return
+    pa.set_memory_pool(pa.system_memory_pool())
+    _large_blocks(2**20, 2**17)
+    try:
+        yield
+    finally:
+        # What the C library arrives at by itself when large blocks come and go, as they do in training.
+        _large_blocks(2**25, 2**26)
+        pa.set_memory_pool(before)
+
+
+def _large_blocks(apart: int, kept: int) -> None:
+    """Bytes from which a block is apart from others, and free bytes that are kept for what comes; glibc only."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-3, apart)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, kept)  # M_TRIM_THRESHOLD
 
 
 class RowWriter:
@@ -63,7 +93,9 @@ class RowWriter:
 
     def __init__(self, path: Path, schema: pa.Schema):
         self.path, self.part = path, path.with_name(path.name + ".part")
-        self.writer = pq.ParquetWriter(self.part, schema, compression="zstd")
+        # Numbers hardly repeat, and the tables in which the writer looks for repeats are larger than they are.
+        repeated = [path for path, kind in map(_leaf, schema) if not pa.types.is_floating(kind)]
+        self.writer = pq.ParquetWriter(self.part, schema, compression="zstd", use_dictionary=repeated)
         self.held: list[pa.Table] = []
         self.values = 0
 
@@ -92,6 +124,15 @@ class RowWriter:
             self.part.replace(self.path)
         else:
             self.part.unlink(missing_ok=True)
+
+
+def _leaf(field: pa.Field) -> tuple[str, pa.DataType]:
+    """Path and type of what a column of a file holds."""
+    return (
+        (f"{field.name}.list.element", field.type.value_type)
+        if pa.types.is_list(field.type)
+        else (field.name, field.type)
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..bootstrap import CrossedBootstrap
 from ..errors import DataError
 from .results import DEFINITIONS, bootstrap_of, method_results
 from .split_scores import ScoreReader
-from .storage import RUN, SCHEMA_VERSION, Source, release_memory
+from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory
 from .verdicts import knows, reference_title, verdict
 
 RESULTS = "results.json"
@@ -61,6 +61,7 @@ class Dataset:
         return list(dict.fromkeys(split for run in self.runs for split in run["splits"]))
 
 
+@system_memory()
 def collect(
     dataset: Dataset,
     *,
@@ -85,6 +86,7 @@ def collect(
     results = {name: _frame(dataset, name, methods[name], command) for name in order}
     for split in dataset.splits():
         _add_split(results, order, dataset, split, n_replicates, seed, progress)
+        release_memory()
     for name in order:
         results[name]["verdicts"] = _verdicts(results, name, dataset, placebo_gain or {})
     return [results[name] for name in order if results[name]["splits"]]
