@@ -8,8 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from pluralrlhf import bootstrap as crossed
 from pluralrlhf import metrics
-from pluralrlhf.metrics import CrossedBootstrap, item_codes, pair_weights
+from pluralrlhf.bootstrap import CrossedBootstrap
+from pluralrlhf.metrics import item_codes, pair_weights
 
 
 def simulate(
@@ -183,16 +185,42 @@ def test_columns_in_parts_are_the_columns_at_once(monkeypatch):
     users, items, values = simulate(np.random.default_rng(0), items_a_pair=2)
     columns = np.stack([values, values * 2, values**2, np.where(users == 3, np.nan, values), -values], axis=1)
     whole = CrossedBootstrap(users, items, n_replicates=40).estimate(columns)
-    monkeypatch.setattr(metrics, "_VALUES_IN_MEMORY", 2 * len(users))
+    monkeypatch.setattr(crossed, "_VALUES_IN_MEMORY", 2 * len(users))
     parts = CrossedBootstrap(users, items, n_replicates=40).estimate(columns)
     for name in ("value", "low", "high", "n_users", "n_pairs", "replicates"):
         assert getattr(parts, name) == pytest.approx(getattr(whole, name))
 
 
+def test_columns_made_when_asked_for_are_the_columns_at_once(monkeypatch):
+    users, items, values = simulate(np.random.default_rng(0), items_a_pair=2)
+    array = np.stack([values, np.where(users < 9, np.nan, values**2), values * np.nan], axis=1)
+    array = np.stack([array, array + 1], axis=2)
+    groups = users % 3
+    whole = CrossedBootstrap(users, items, groups=groups, n_replicates=40).estimate(array)
+    monkeypatch.setattr(crossed, "_VALUES_IN_MEMORY", 300)
+    asked = []
+
+    def column(c):
+        return lambda rows: asked.append(rows) or array[rows, c]
+
+    made = CrossedBootstrap(users, items, groups=groups, n_replicates=40).estimate([column(c) for c in range(3)])
+    assert len({(rows.start, rows.stop) for rows in asked}) > 10, "a piece of the rows at a time"
+    for name in ("value", "low", "high", "n_users", "n_pairs", "replicates"):
+        assert getattr(made, name) == pytest.approx(getattr(whole, name), nan_ok=True)
+
+
+def test_a_bootstrap_weighs_the_pairs_that_are_present():
+    users, items, _ = simulate(np.random.default_rng(0))
+    groups, present = users % 2, np.arange(len(users)) % 3 > 0
+    weights = CrossedBootstrap(users, items, groups=groups).pair_weights(present)
+    assert weights[present] == pytest.approx(pair_weights(users[present], groups[present]))
+    assert not weights[~present].any()
+
+
 def test_result_does_not_depend_on_names_or_on_the_memory_allowed(monkeypatch):
     users, items, values = simulate(np.random.default_rng(0), items_a_pair=2)
     expected = CrossedBootstrap(users, items, n_replicates=64).estimate(values[:, None])
-    monkeypatch.setattr(metrics, "_WEIGHTS_IN_MEMORY", 5000)
+    monkeypatch.setattr(crossed, "_WEIGHTS_IN_MEMORY", 5000)
     named = CrossedBootstrap(np.array([f"u{u:04d}" for u in users]), items + 1000, n_replicates=64)
     assert named.estimate(values[:, None]).replicates == pytest.approx(expected.replicates)
 

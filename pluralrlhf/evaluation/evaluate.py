@@ -12,13 +12,14 @@ from ..errors import ConfigError
 from .runner import EvaluationData, run_scorers
 from .scorers import load_scorers
 from .sharding import merge_runs, process_group, shard_folder, wait_for_everyone
-from .storage import RUN, Source
+from .storage import RUN, Source, release_memory, system_memory
 from .summary import RESULTS, Dataset, collect, command_line, read_results, write_results
 
 if TYPE_CHECKING:
     from ..modeling import PersonalizedRewardModel
 
 
+@system_memory()
 def evaluate_reward(
     models: Sequence[str | Path | PersonalizedRewardModel],
     data: str | Path,
@@ -102,6 +103,9 @@ def evaluate_reward(
         shards = [shard_folder(folder, number) for number in range(n_processes)]
         run = merge_runs(folder, shards, evaluation.history.users)
     without = [scorer.method for scorer in scorers if not scorer.uses_context]
+    # What scored is not needed any more, and intervals take memory of their own.
+    del scorers, evaluation, pairs, users, models
+    release_memory()
     dataset = Dataset(
         name=build.get("source", Path(data).name),
         sources=[Source(folder)],

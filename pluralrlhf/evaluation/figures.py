@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from .drawing import GREY, Figure, canvas, colour_of, save, slug, write_csv
-from .storage import Source, SplitScores, load_scores
+from .split_scores import SplitScores, load_scores
+from .storage import Source
 from .tables import Section, label, metric
 from .user_figures import user_map, user_spread
 from .verdicts import SPLIT_TITLES

@@ -37,10 +37,9 @@ class Opinions:
         chosen, rejected = (mix(side, prompt) for side in sides)
         self.first = chosen < rejected
         low, high = np.minimum(chosen, rejected), np.maximum(chosen, rejected)
-        self.group = np.unique(mix(high, low), return_inverse=True)[1].reshape(-1)
-        codes = np.unique(np.concatenate([chosen, rejected]), return_inverse=True)[1]
-        self.response = codes.reshape(2, -1).T
-        self._order = np.lexsort((self.user, self.group))
+        self.group = _codes(mix(high, low))
+        self.response = _codes(np.concatenate([chosen, rejected])).reshape(2, -1).T
+        self._order = np.lexsort((self.user, self.group)).astype(np.int32)
         group, user = self.group[self._order], self.user[self._order]
         self._start = np.searchsorted(group, np.arange(int(group.max(initial=-1)) + 2))
         block = np.cumsum(np.r_[True, (group[1:] != group[:-1]) | (user[1:] != user[:-1])][: len(group)])
@@ -91,6 +90,11 @@ class Opinions:
         enough = (shown[self.response] >= MIN_JUDGES).all(axis=1)
         indirect = enough & (np.maximum(expected, 1 - expected) >= AGREED_SHARE)
         return np.where(judged >= MIN_JUDGES, direct, indirect)
+
+
+def _codes(keys: np.ndarray) -> np.ndarray:
+    """(n,) int32 ranks of the keys among the distinct ones."""
+    return np.searchsorted(np.unique(keys), keys).astype(np.int32)
 
 
 def _chunks(dataset, column: str):

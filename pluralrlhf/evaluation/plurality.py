@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import CrossedBootstrap, correct
+from ..bootstrap import CrossedBootstrap
+from ..metrics import correct
 from .predictions import Predictions
 from .summaries import user_interval
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..bootstrap import Column, CrossedBootstrap, Estimate
 from ..data.history import stable_hash
-from ..metrics import CrossedBootstrap, Estimate, brier, calibration_gap, correct, log_loss, pair_weights
+from ..metrics import brier, calibration_gap, calibration_signs, correct, log_loss
 from .controls import OWN, RANDOM_STATE
-from .storage import SplitScores
+from .split_scores import SplitScores
 
 ATYPICAL_SHARE = 0.1
 MIN_USERS_FOR_ATYPICAL = 10
@@ -54,6 +54,11 @@ _CONTROL_ACCURACY = {
 _DIFFERENCES = ("gain", "gain_over_btl", "gain_over_wrong_user")
 
 
+def bootstrap_of(scores: SplitScores, n_replicates: int = 1000, seed: int = 0) -> CrossedBootstrap:
+    """The bootstrap over the users and items of a split; methods that share one share its draws and its tables."""
+    return CrossedBootstrap(scores.users, scores.items, groups=scores.groups, n_replicates=n_replicates, seed=seed)
+
+
 def method_results(
     scores: SplitScores,
     method: str,
@@ -62,6 +67,7 @@ def method_results(
     ceiling: str | None = None,
     n_replicates: int = 1000,
     seed: int = 0,
+    bootstrap: CrossedBootstrap | None = None,
 ) -> tuple[dict[str, dict], dict[str, dict]]:
     """Metrics and controls of one method on one split.
 
@@ -72,32 +78,32 @@ def method_results(
         ceiling: Method that knows what there is to know, if there is one.
         n_replicates: Bootstrap replicates.
         seed: Seed of the bootstrap.
+        bootstrap: `bootstrap_of` these pairs, where it is at hand; it decides on replicates and seed.
 
     Returns:
         `{"K": {METRIC: {"value", "ci95", "n_users", "n_pairs"}}}` of the metrics, and the same of the controls. A metric
         that does not exist here (no baseline, fewer than 10 users ...) is left out.
     """
-    bootstrap = CrossedBootstrap(
-        scores.users, scores.items, groups=scores.groups, n_replicates=n_replicates, seed=seed
-    )
+    bootstrap = bootstrap or bootstrap_of(scores, n_replicates, seed)
     atypical = atypical_users(scores, baseline)
-    metrics, controls = {}, {}
+    of_metrics, columns = {}, {}
     for k in scores.sizes(method):
-        columns = _metric_columns(scores, method, k, baseline, atypical)
-        n_metrics = len(columns)
-        columns |= _control_columns(scores, method, k)
+        found = _metric_columns(scores, method, k, baseline, atypical, bootstrap)
+        of_metrics[k] = [*found, "share_of_attainable"]
+        found |= _control_columns(scores, method, k)
         if ceiling not in (None, method) and baseline not in (None, method) and scores.own(ceiling, k) is not None:
-            columns["ceiling_gain"] = difference(scores, method, ceiling, baseline, k)
-        order = list(columns)
-        values = np.stack([columns.pop(name) for name in order], axis=1)  # one copy of them at a time
-        estimate = bootstrap.estimate(values)
-        found = {name: _metric(estimate, place, name) for place, name in enumerate(order)}
+            found["ceiling_gain"] = difference(scores, method, ceiling, baseline, k)
+        columns |= {(k, name): column for name, column in found.items()}
+    # All numbers of context pairs at once: what takes time are the pairs' weights in the replicates.
+    estimate, place = bootstrap.estimate(list(columns.values())), {key: at for at, key in enumerate(columns)}
+    metrics, controls = {}, {}
+    for k, names in of_metrics.items():
+        found = {name: _metric(estimate, at, name) for (size, name), at in place.items() if size == k}
         if "ceiling_gain" in found:
             del found["ceiling_gain"]
-            share = _share(estimate, order, "gain_over_btl", "ceiling_gain")
+            share = _share(estimate, place.get((k, "gain_over_btl")), place[k, "ceiling_gain"])
             if share is not None:
                 found["share_of_attainable"] = share
-        names = [*order[:n_metrics], "share_of_attainable"]
         metrics[str(k)] = {name: found[name] for name in names if name in found and found[name]["n_pairs"]}
         if k:
             controls[str(k)] = {name: value for name, value in found.items() if name not in names and value["n_pairs"]}
@@ -123,57 +129,85 @@ def atypical_users(scores: SplitScores, baseline: str | None) -> np.ndarray | No
     return out
 
 
-def _metric_columns(scores, method, k, baseline, atypical) -> dict[str, np.ndarray]:
-    hit, probability = correct(scores.margin[method, k, OWN]), scores.probability[method, k]
+def _metric_columns(scores, method, k, baseline, atypical, bootstrap) -> dict[str, Column]:
+    hit, probability = _hit(scores.margin[method, k, OWN]), scores.probability[method, k]
     columns = {"accuracy": hit}
     if (method, 0, OWN) in scores.margin and k:
-        columns["gain"] = hit - correct(scores.margin[method, 0, OWN])
+        columns["gain"] = _minus(hit, _hit(scores.margin[method, 0, OWN]))
     if baseline not in (None, method) and scores.own(baseline, k) is not None:
         columns["gain_over_btl"] = difference(scores, method, method, baseline, k)
     if atypical is not None:
-        columns["atypical_accuracy"] = np.where(atypical[scores.users][:, None], hit, np.nan)
+        columns["atypical_accuracy"] = _only(atypical[scores.users], hit)
     if scores.agreed.any():
-        columns["agreed_accuracy"] = np.where(scores.agreed[:, None], hit, np.nan)
-    columns["log_loss"], columns["brier"] = log_loss(probability), brier(probability)
-    columns["ece"] = np.stack([_calibration(scores, column) for column in probability.T], axis=1)
+        columns["agreed_accuracy"] = _only(scores.agreed, hit)
+    columns["log_loss"] = lambda rows: log_loss(probability[rows])
+    columns["brier"] = lambda rows: brier(probability[rows])
+    signs = [calibration_signs(column, bootstrap.pair_weights(np.isfinite(column))) for column in probability.T]
+    columns["ece"] = lambda rows: np.stack(
+        [calibration_gap(column[rows], sign) for column, sign in zip(probability.T, signs)], axis=1
+    )
     return columns
 
 
-def _calibration(scores: SplitScores, probability: np.ndarray) -> np.ndarray:
-    weights = np.zeros(len(probability))
-    known = np.isfinite(probability)
-    weights[known] = pair_weights(scores.users[known], scores.groups[known]) if known.any() else 0
-    return calibration_gap(probability, weights)
-
-
-def _control_columns(scores, method, k) -> dict[str, np.ndarray]:
-    columns: dict[str, np.ndarray] = {}
+def _control_columns(scores, method, k) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
     if not k:
         return columns
-    hit = correct(scores.margin[method, k, OWN])
+    hit = _hit(scores.margin[method, k, OWN])
     flipped = scores.margin.get((method, k, "flipped"))
     if flipped is not None:
-        flipped = correct(flipped)
-        columns["flip_rate"] = np.where(np.isnan(flipped), np.nan, hit != flipped)
+        columns["flip_rate"] = _differs(hit, _hit(flipped))
     for control, name in _CONTROL_ACCURACY.items():
         margin = scores.margin.get((method, k, control))
         if margin is not None:
-            columns[name] = correct(margin)
+            columns[name] = _hit(margin)
     if "wrong_user_accuracy" in columns:
-        columns["gain_over_wrong_user"] = hit - columns["wrong_user_accuracy"]
+        columns["gain_over_wrong_user"] = _minus(hit, columns["wrong_user_accuracy"])
     return columns
 
 
-def difference(scores: SplitScores, method: str, of: str, baseline: str, k: int) -> np.ndarray:
+def difference(scores: SplitScores, method: str, of: str, baseline: str, k: int) -> Column:
     """Right answers of `of` minus the baseline's, (P, seeds of `method`).
 
     Seed by seed where a method has the same seeds as `method`, with the mean over its seeds where it has others.
     """
-    hits = []
-    for name in (of, baseline):
-        hit = correct(scores.own(name, k))
-        hits.append(hit if scores.seeds[name] == scores.seeds[method] else hit.mean(axis=1, keepdims=True))
-    return np.broadcast_to(hits[0] - hits[1], (len(scores.users), len(scores.seeds[method])))
+    mine = len(scores.seeds[method])
+
+    def hits(name: str) -> Column:
+        hit = _hit(scores.own(name, k))
+        same = scores.seeds[name] == scores.seeds[method]
+        return hit if same else lambda rows: hit(rows).mean(axis=1, keepdims=True)
+
+    both = _minus(hits(of), hits(baseline))
+
+    def column(rows: slice) -> np.ndarray:
+        found = both(rows)
+        return np.broadcast_to(found, (len(found), mine))
+
+    return column
+
+
+# A column is made for the rows that are asked for, so that no more than a piece of each is in memory.
+
+
+def _hit(margin: np.ndarray) -> Column:
+    return lambda rows: correct(margin[rows])
+
+
+def _minus(first: Column, second: Column) -> Column:
+    return lambda rows: first(rows) - second(rows)
+
+
+def _differs(first: Column, second: Column) -> Column:
+    def column(rows: slice) -> np.ndarray:
+        other = second(rows)
+        return np.where(np.isnan(other), np.nan, first(rows) != other)
+
+    return column
+
+
+def _only(kept: np.ndarray, column: Column) -> Column:
+    return lambda rows: np.where(kept[rows][:, None], column(rows), np.nan)
 
 
 def _metric(estimate: Estimate, place: int, name: str) -> dict[str, Any]:
@@ -190,12 +224,9 @@ def _metric(estimate: Estimate, place: int, name: str) -> dict[str, Any]:
     return found
 
 
-def _share(estimate: Estimate, names: Sequence[str], part: str, whole: str) -> dict[str, Any] | None:
+def _share(estimate: Estimate, part_at: int | None, whole_at: int) -> dict[str, Any] | None:
     """A ratio of two gains, or None where the whole is not clearly above 0."""
-    if part not in names:
-        return None
-    part_at, whole_at = names.index(part), names.index(whole)
-    if not estimate.low[whole_at] > 0:
+    if part_at is None or not estimate.low[whole_at] > 0:
         return None
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = estimate.replicates[:, part_at] / estimate.replicates[:, whole_at]

@@ -33,10 +33,11 @@ from .storage import (
     STATES_SCHEMA,
     RowWriter,
     release_memory,
+    system_memory,
 )
 
 _MAX_MAPPED_USERS = 2000
-_RELEASE_PAIRS = 2048  # pairs between two calls of `release_memory`
+_RELEASE_ROWS = 1024  # rows between two calls of `release_memory`
 
 
 @dataclass
@@ -69,6 +70,7 @@ def user_types(users: Any) -> dict[str, str]:
     return types
 
 
+@system_memory()
 def run_scorers(
     scorers: Sequence[Scorer],
     data: EvaluationData,
@@ -130,10 +132,10 @@ def run_scorers(
                 for table in tables:
                     per_pair.write(table)
                     n_rows += len(table)
+                    if n_rows // _RELEASE_ROWS > (n_rows - len(table)) // _RELEASE_ROWS:
+                        release_memory()
                 done[0] += len(rows)
                 bar.step(len(rows))
-                if done[0] // _RELEASE_PAIRS > (done[0] - len(rows)) // _RELEASE_PAIRS:
-                    release_memory()
             for table in run.context_pair_tables():
                 per_pair.write(table)
             # A row group holds rows of one split only, so that readers can skip the others.
@@ -387,8 +389,16 @@ def _user_ids(history: UserHistory, rows: np.ndarray) -> pa.Array:
 
 
 def _pair_ids(history: UserHistory, rows: np.ndarray) -> pa.Array:
-    taken = history.pair_ids.take(pa.array(rows, pa.int64())).cast(pa.string())
-    return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+    """Ids of these pairs. They are taken chunk by chunk: Arrow would put the ids of all pairs together first."""
+    chunks = history.pair_ids.chunks
+    ends = np.cumsum([len(chunk) for chunk in chunks])
+    of = np.searchsorted(ends, rows, side="right")
+    used = np.unique(of).tolist()
+    parts = [chunks[c].take(pa.array(rows[of == c] - (ends[c] - len(chunks[c])), pa.int64())) for c in used]
+    if len(parts) < 2:
+        return (parts[0] if parts else history.pair_ids.slice(0, 0).combine_chunks()).cast(pa.string())
+    back = np.argsort(np.argsort(of, kind="stable"), kind="stable")
+    return pa.concat_arrays(parts).take(pa.array(back)).cast(pa.string())
 
 
 def _pair_table(history: UserHistory, split: str, rows: np.ndarray, agreed: np.ndarray | None) -> pa.Table:

@@ -82,6 +82,7 @@ class RewardModelScorer:
     def prepare(self, rows: np.ndarray) -> None:
         """Computes the features of these rows once, for all the contexts they will be part of."""
         rows = np.unique(rows[rows >= 0])
+        self._known = None  # the features of the last rows go before these come
         self._known = (rows, self._features(rows))
 
     @torch.inference_mode()
@@ -117,7 +118,7 @@ class RewardModelScorer:
         full[shown] = index
         features = self._lookup(distinct // 2)
         turned = torch.from_numpy(distinct % 2 == 1).to(self.device)
-        features = torch.where(turned[:, None, None], features.flip(1), features)
+        features[turned] = features[turned].flip(1)
         index, mask = torch.from_numpy(full).to(self.device), torch.from_numpy(shown).to(self.device)
         return self.model.user_model.encode(features, index, mask)
 

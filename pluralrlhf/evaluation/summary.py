@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from ..bootstrap import CrossedBootstrap
 from ..errors import DataError
-from .results import DEFINITIONS, method_results
-from .storage import RUN, SCHEMA_VERSION, Source, load_scores, release_memory
+from .results import DEFINITIONS, bootstrap_of, method_results
+from .split_scores import ScoreReader
+from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory
 from .verdicts import knows, reference_title, verdict
 
 RESULTS = "results.json"
@@ -59,6 +61,7 @@ class Dataset:
         return list(dict.fromkeys(split for run in self.runs for split in run["splits"]))
 
 
+@system_memory()
 def collect(
     dataset: Dataset,
     *,
@@ -82,30 +85,45 @@ def collect(
     order = sorted(methods, key=lambda name: (name == dataset.ceiling, name != dataset.baseline))
     results = {name: _frame(dataset, name, methods[name], command) for name in order}
     for split in dataset.splits():
-        for name in order:
-            wanted = {name, dataset.baseline, dataset.ceiling} - {None}
-            scores = load_scores(dataset.sources, split, wanted)
-            release_memory()
-            if name not in scores.seeds:
+        _add_split(results, order, dataset, split, n_replicates, seed, progress)
+        release_memory()
+    for name in order:
+        results[name]["verdicts"] = _verdicts(results, name, dataset, placebo_gain or {})
+    return [results[name] for name in order if results[name]["splits"]]
+
+
+def _add_split(results, order, dataset: Dataset, split: str, n_replicates: int, seed: int, progress) -> None:
+    """Adds one split to the results of every method: one method's scores at a time, beside those it is compared with."""
+    reader = ScoreReader(dataset.sources, split)
+    compared = reader.load({dataset.baseline, dataset.ceiling} - {None}, own=True)
+    bootstraps: dict[int | None, CrossedBootstrap] = {}
+    folds = np.unique(reader.pairs.groups).tolist()
+    for name in order:
+        release_memory()
+        scores = compared.beside(reader.load({name}))
+        if name not in scores.seeds:
+            continue
+        known = dataset.ceiling in scores.seeds and knows(dataset.ceiling, split)
+        options = {
+            "baseline": dataset.baseline if dataset.baseline in scores.seeds else None,
+            "ceiling": dataset.ceiling if known else None,
+        }
+        for fold in [None, *(folds if len(folds) > 1 else [])]:
+            these = scores if fold is None else scores.of_fold(fold)
+            # Methods share the draws, and the tables of who shares what.
+            if fold not in bootstraps:
+                bootstraps[fold] = bootstrap_of(these, n_replicates, seed)
+            metrics, controls = method_results(these, name, bootstrap=bootstraps[fold], **options)
+            if fold is not None:
+                results[name]["folds"].setdefault(str(fold), {})[split] = {"n_context": metrics}
                 continue
-            options = {"baseline": dataset.baseline if dataset.baseline in scores.seeds else None, "seed": seed}
-            known = dataset.ceiling in scores.seeds and knows(dataset.ceiling, split)
-            options["ceiling"] = dataset.ceiling if known else None
-            metrics, controls = method_results(scores, name, n_replicates=n_replicates, **options)
             for k, values in metrics.items():
                 values.update(_context(dataset.runs, name, split, k))
             results[name]["splits"][split] = {"n_context": metrics}
             if controls:
                 results[name]["controls"][split] = controls
-            folds = np.unique(scores.groups) if len(np.unique(scores.groups)) > 1 else ()
-            for fold in folds:
-                found, _ = method_results(scores.of_fold(fold), name, n_replicates=n_replicates, **options)
-                results[name]["folds"].setdefault(str(fold), {})[split] = {"n_context": found}
-            if progress is not None:
-                progress()
-    for name in order:
-        results[name]["verdicts"] = _verdicts(results, name, dataset, placebo_gain or {})
-    return [results[name] for name in order if results[name]["splits"]]
+        if progress is not None:
+            progress()
 
 
 def _frame(dataset: Dataset, name: str, entry: dict[str, Any], command: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from ..metrics import correct
 from .controls import OWN
 from .drawing import COLOURS, Figure, canvas, colour_of, save, slug, write_csv
-from .storage import STATES, Source, SplitScores
+from .split_scores import SplitScores
+from .storage import STATES, Source
 from .tables import Section
 
 

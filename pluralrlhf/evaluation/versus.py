@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ConfigError
-from ..metrics import CrossedBootstrap
 from .drawing import slug, write_csv
-from .results import difference
-from .storage import Source, load_scores
+from .results import bootstrap_of, difference
+from .split_scores import ScoreReader
+from .storage import Source
 from .tables import Section, Table
 from .verdicts import SPLIT_TITLES, interval
 
@@ -37,17 +35,16 @@ def versus(section: Section, sources: Sequence[Source], reference: str, n_replic
     if reference not in methods:
         raise ConfigError(f"`versus` is {reference!r}, but {section.dataset} has {', '.join(methods)}.")
     seed, rows = section.results[0].get("evaluation_seed") or 0, []
+    reader, bootstrap = ScoreReader(sources, section.split), None
     for method in methods:
         if method == reference:
             continue
-        scores = load_scores(sources, section.split, [method, reference])
+        scores = reader.load([method, reference])
         if not {method, reference} <= set(scores.seeds):
             continue
         sizes = [k for k in scores.sizes(method) if scores.own(reference, k) is not None]
-        bootstrap = CrossedBootstrap(
-            scores.users, scores.items, groups=scores.groups, n_replicates=n_replicates, seed=seed
-        )
-        estimate = bootstrap.estimate(np.stack([difference(scores, method, method, reference, k) for k in sizes], 1))
+        bootstrap = bootstrap or bootstrap_of(scores, n_replicates, seed)
+        estimate = bootstrap.estimate([difference(scores, method, method, reference, k) for k in sizes])
         rows += [{"method": method, "n_context": k, **estimate.as_dict(place)} for place, k in enumerate(sizes)]
     return rows
 

@@ -13,8 +13,9 @@ from doubles import AnyContext, Baseline, Constant, Global, Oracle, OrderReader,
 from pluralrlhf.errors import DataError
 from pluralrlhf.evaluation import storage
 from pluralrlhf.evaluation.results import atypical_users, method_results
-from pluralrlhf.evaluation.runner import run_scorers
-from pluralrlhf.evaluation.storage import PER_PAIR_SCHEMA, Source, load_scores, read_splits
+from pluralrlhf.evaluation.runner import _pair_ids, run_scorers
+from pluralrlhf.evaluation.split_scores import ScoreReader, load_scores, read_splits
+from pluralrlhf.evaluation.storage import PER_PAIR_SCHEMA, Source
 from pluralrlhf.evaluation.verdicts import verdict
 
 SPLITS = ["validation", "test_unseen_users_seen_items", "test_unseen_users_unseen_items"]
@@ -238,6 +239,40 @@ def test_folds_count_the_same_and_are_kept_apart(run):
     assert len(scores.users) == 2 * len(load_scores([Source(folder)], TARGET).users)
     assert sorted(set(scores.groups)) == [0, 1]
     assert method_results(scores, "oracle", n_replicates=20)[0]["6"]["accuracy"]["value"] == 1
+
+
+def test_scores_read_one_method_at_a_time_are_the_scores_read_at_once(run, tmp_path):
+    folder = run[0]
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    for name in ("per_pair.parquet", "pairs.parquet"):
+        table = pq.read_table(folder / name)
+        table = table.take(np.random.default_rng(0).permutation(len(table))) if name != "pairs.parquet" else table
+        pq.write_table(table, shuffled / name, row_group_size=700)
+    for sources in ([Source(folder)], [Source(folder, fold=0), Source(shuffled, fold=1)]):
+        reader, whole = ScoreReader(sources, TARGET), load_scores(sources, TARGET)
+        compared = reader.load({"btl"}, own=True)
+        assert {control for _, _, control in compared.margin} == {"none"} and len(compared.on_context["btl"])
+        for method in whole.seeds:
+            scores = compared.beside(reader.load({method}))
+            assert set(scores.seeds) == {"btl", method}
+            for key, margin in whole.margin.items():
+                if key[0] == method:
+                    assert np.array_equal(scores.margin[key], margin, equal_nan=True)
+            for fold in range(len(sources)):
+                rows = whole.groups == fold
+                assert np.array_equal(scores.of_fold(fold).own(method, 6), whole.own(method, 6)[rows])
+    n = len(load_scores([Source(folder)], TARGET).users)
+    assert np.array_equal(whole.own("oracle", 6)[:n], whole.own("oracle", 6)[n:]), "whatever the order of the rows"
+
+
+def test_ids_of_pairs_from_several_splits_keep_their_order(run):
+    history = run[3].history
+    rows = np.random.default_rng(0).permutation(history.n_rows)[:50]
+    expected = [history.pair_ids[int(row)].as_py() for row in rows]
+    assert len({row for split in SPLITS for row in rows if row in history.rows(split)}) > 1
+    assert _pair_ids(history, rows).to_pylist() == expected
+    assert _pair_ids(history, rows[:0]).to_pylist() == []
 
 
 def test_methods_of_one_name_can_be_renamed(run):
