@@ -162,6 +162,35 @@ def test_layers_that_fsdp_wraps_are_the_backbones():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["multi_gpu", "fsdp2", "zero2", "zero3"])
+def test_a_backbone_trains_under_accelerates_settings(kind, folder, tmp_path):
+    """Through the trainer, as the README of recipes/large launches it; what is saved is whole, whoever held the pieces."""
+    import subprocess
+    import sys
+
+    import torch
+    import trl
+    from safetensors import safe_open
+
+    from pluralrlhf.modeling import PersonalizedRewardModel
+
+    if kind.startswith("zero"):
+        pytest.importorskip("deepspeed")
+    config, out = Path(trl.__file__).parent / "accelerate_configs" / f"{kind}.yaml", tmp_path / "out"
+    settings = {**TINY, "use_cpu": False, "use_peft": False, "per_device_train_batch_size": 4}
+    settings |= {"model_name_or_path": folder / "backbone", "max_length": 256, "gradient_accumulation_steps": 1}
+    settings |= {"gradient_checkpointing": False}
+    launch = ["-m", "accelerate.commands.launch", "--config_file", config]
+    launch += ["--num_processes", min(2, torch.cuda.device_count()), "-m", "pluralrlhf.cli.train_reward"]
+    launch += ["--config", RECIPES / "large" / "soft_tokens.yaml", "--data", folder / "pets", "--output_dir", out]
+    subprocess.run([sys.executable, *map(str, launch), *arguments(settings)], check=True, timeout=900)
+    model = PersonalizedRewardModel.from_pretrained(out)
+    with safe_open(out / "model.safetensors", "pt") as saved:
+        assert set(saved.keys()) == set(model.state_dict())
+        assert all(saved.get_slice(key).get_shape() == list(value.shape) for key, value in model.state_dict().items())
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("path", [path for path in POLICY if SETTINGS[path].get("use_vllm")], ids=name)
 def test_vllm_plays(path, folder, tmp_path):
     pytest.importorskip("vllm")
