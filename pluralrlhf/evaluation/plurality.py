@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..bootstrap import CrossedBootstrap
 from ..metrics import correct
+from .bootstrap import CrossedBootstrap
 from .predictions import Predictions
 from .summaries import user_interval
 

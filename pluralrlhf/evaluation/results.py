@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..bootstrap import Column, CrossedBootstrap, Estimate
 from ..data.history import stable_hash
 from ..metrics import brier, calibration_gap, calibration_signs, correct, log_loss
+from .bootstrap import Column, CrossedBootstrap, Estimate
 from .controls import OWN, RANDOM_STATE
 from .split_scores import SplitScores
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..bootstrap import CrossedBootstrap
 from ..errors import DataError
+from .bootstrap import CrossedBootstrap
 from .results import DEFINITIONS, bootstrap_of, method_results
 from .split_scores import ScoreReader
 from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory

@@ -1,4 +1,4 @@
-"""How sure we may be of what is measured on pairs: a bootstrap over users and items at once. A leaf: numpy and scipy."""
+"""How sure we may be of what is measured on pairs: a bootstrap over users and items at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 from scipy import sparse, stats
 
-from .metrics import distinct_sorted
+from ..metrics import distinct_sorted
 
 # Pairs with more item ids than this are rare, and the number of subsets doubles with each one.
 _MAX_ITEMS_FOR_VARIANCE = 5
