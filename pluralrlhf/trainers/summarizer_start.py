@@ -31,7 +31,6 @@ STATEMENTS = (
     "{best} please this user more than {least} .",
 )
 
-
 OWN_SHARE = 0.3  # of a word's own random vector, beside that of its topic's first word
 
 
@@ -121,7 +120,7 @@ class TinyStartConfig:
     """Settings of the start from scratch.
 
     Args:
-        topics: Topic to the words that name it.
+        topics: Topic to the words that name it. In both models they start close to each other: name rare ones as well.
         seed: Of weights, contexts and sides.
         steps, batch_size, learning_rate: Of the supervised start.
         min_context, n_context: Pairs in a context, drawn between the two. More than the summariser will be shown later
