@@ -1,4 +1,4 @@
-"""What is measured on pairs: scores by user, calibration, codes of items. A leaf: numpy only.
+"""What is measured on pairs: scores by user, calibration, codes of items. A leaf: numpy and scipy.
 
 A *margin* is `reward(chosen) - reward(rejected)`, so that a positive one is a right answer. A *probability* is the one
 given to what the user really chose: `sigmoid(margin)`, or a predictive probability where the model has a posterior.

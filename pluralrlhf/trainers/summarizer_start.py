@@ -31,6 +31,7 @@ STATEMENTS = (
     "{best} please this user more than {least} .",
 )
 
+EXAMPLE = '{"cat": ["cats", "kitten"], "dog": ["dogs"]}'
 OWN_SHARE = 0.3  # of a word's own random vector, beside that of its topic's first word
 
 
@@ -41,17 +42,30 @@ class Topics:
         topics: Topic to the words that name it; the first word is how a statement writes it.
 
     Raises:
-        ConfigError: Fewer than two topics.
+        ConfigError: Not JSON, fewer than two topics, or one without a word; a word that names two topics.
     """
 
     def __init__(self, topics: Mapping[str, Sequence[str]] | str):
-        topics = json.loads(topics) if isinstance(topics, str) else topics
+        try:
+            topics = json.loads(topics) if isinstance(topics, str) else topics
+        except ValueError as error:
+            raise ConfigError(f"`topics` is not JSON ({error}); write {EXAMPLE}.") from None
         if not isinstance(topics, Mapping) or len(topics) < 2:
             raise ConfigError(f"`topics` is {topics!r}; give at least two, each with the words that name it.")
-        self.words = {
-            name: [w.lower() for w in ([words] if isinstance(words, str) else words)] for name, words in topics.items()
-        }
-        self._topic_of = {word: name for name, words in self.words.items() for word in words}
+        self.words: dict[str, list[str]] = {}
+        self._topic_of: dict[str, str] = {}
+        for name, words in topics.items():
+            words = [words] if isinstance(words, str) else words
+            if (
+                not isinstance(words, Sequence)
+                or not words
+                or not all(isinstance(w, str) and w.strip() for w in words)
+            ):
+                raise ConfigError(f"`topics`: {name!r} has {words!r}; give the words that name it, as in {EXAMPLE}.")
+            self.words[name] = list(dict.fromkeys(w.strip().lower() for w in words))
+            for word in self.words[name]:
+                if (other := self._topic_of.setdefault(word, name)) != name:
+                    raise ConfigError(f"`topics`: {word!r} names {other!r} and {name!r}; leave it to one of them.")
         self._pattern = re.compile(
             r"\b(" + "|".join(map(re.escape, sorted(self._topic_of, key=len, reverse=True))) + r")\b"
         )
@@ -177,8 +191,12 @@ def train_start(
     reader = tiny_policy(
         tokenizer, seed=config.seed + 1, hidden_size=config.reader_hidden_size, layers=config.reader_layers
     ).model
-    named = [tokenizer.convert_tokens_to_ids(words) for words in statements.topics.words.values()]
-    full = {token for tokens in named for token in tokens} - {tokenizer.unk_token_id}
+    # A name of several words is no token.
+    named = [
+        [token for token in tokenizer.convert_tokens_to_ids(words) if token != tokenizer.unk_token_id]
+        for words in statements.topics.words.values()
+    ]
+    full = {token for tokens in named for token in tokens}
     for part in (model, reader):
         _draw_near(part.get_input_embeddings().weight, named)
 
@@ -197,15 +215,13 @@ def train_start(
         # Causal attention and padding on the right: no token that counts sees the padding.
         return {"input_ids": ids, "either": either, "weights": weights}
 
-    unwrapped = model
-
     class StartTrainer(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # Logits of the tokens that count alone: most of a context is read and not written.
             ids, weights = inputs["input_ids"], inputs["weights"][:, 1:]
             counts = weights > 0
             states = model(input_ids=ids, logits_to_keep=1, output_hidden_states=True).hidden_states[-1][:, :-1]
-            chances = unwrapped.lm_head(states[counts]).log_softmax(-1)
+            chances = self.accelerator.unwrap_model(model).lm_head(states[counts]).log_softmax(-1)
             sides = torch.stack([ids[:, 1:][counts], inputs["either"][:, 1:][counts]], -1)
             return -(chances.gather(-1, sides).mean(-1) * weights[counts]).sum() / weights.sum()
 
@@ -242,9 +258,9 @@ def train_start(
 def _draw_near(embeddings: Any, groups: Sequence[Sequence[int]]) -> None:
     """Words of one topic start close to its first: what a pretrained model knows, and a few hundred sentences do not tell."""
     with torch.no_grad():
-        for first, *others in groups:
-            for token in others:
-                embeddings[token] = embeddings[first] + OWN_SHARE * embeddings[token]
+        for tokens in groups:
+            first, others = tokens[:1], tokens[1:]
+            embeddings[others] = embeddings[first] + OWN_SHARE * embeddings[others]
 
 
 def _examples(

@@ -206,6 +206,26 @@ def test_words_of_a_topic_start_close_to_each_other(tmp_path):
     assert min(near[0, 1], near[2, 3]) > 0.8 and near[:2, 2:].abs().max() < 0.5
 
 
+def test_a_name_of_several_words_moves_no_token(tmp_path):
+    topics = {"cat": ["cats", "cat", "domestic cat"], "dog": ["dogs", "dog"]}
+    config = TinyStartConfig(topics=topics, steps=1, batch_size=2, n_context=2)
+    _, folder = train_start(pet_dataset(), tmp_path, config, PlusConfig(**KWARGS))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    words = AutoModel.from_pretrained(folder).get_input_embeddings().weight
+    unknown, cats = tokenizer.convert_tokens_to_ids(["<unk>", "cats"])
+    assert torch.nn.functional.cosine_similarity(words[unknown], words[cats], dim=0) < 0.5
+
+
+@pytest.mark.parametrize(("topics", "said"), [
+    ('{"cat": ', "not JSON"), ({"cat": ["cats"]}, "at least two"), ({"cat": [], "dog": ["dogs"]}, "'cat' has"),
+    ({"cat": None, "dog": ["dogs"]}, "'cat' has"), ({"cat": [3], "dog": ["dogs"]}, "'cat' has"),
+    ({"cat": [" "], "dog": ["dogs"]}, "'cat' has"), ({"cat": ["pets"], "dog": ["Pets"]}, "names 'cat' and 'dog'"),
+])  # fmt: skip
+def test_topics_that_cannot_be_read_are_refused(topics, said):
+    with pytest.raises(ConfigError, match=said):
+        TopicStatements(topics)
+
+
 @pytest.mark.slow
 def test_a_start_is_in_two_minds_about_every_user(tmp_path):
     """The chance of either topic as the first of a statement, after some training, is near one half for everybody."""
