@@ -25,6 +25,7 @@ A suite file names datasets, methods and references:
   ceiling: true                                    # what could be reached at best
 
 Per dataset also: item_folds, user_folds (each fold is the test side once), n_context, splits, placebo, ceiling, train.
+`like: OTHER.yaml` takes from a suite beside it what this one does not say itself.
 Stop it when you like: the same command goes on, and computes nothing twice.
 """
 

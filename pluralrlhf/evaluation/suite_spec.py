@@ -109,24 +109,31 @@ def load_suite(path: str | Path, seeds: int | None = None) -> SuiteSpec:
     """Reads and checks a suite file.
 
     Args:
-        path: The YAML file.
+        path: The YAML file. With `like: OTHER.yaml` it has what that file beside it says and it does not say itself.
         seeds: How many seeds, over what the file says.
 
     Raises:
         ConfigError: The file is missing or not YAML, or a key or value in it does not fit.
     """
+    path = Path(path)
+    content = _read(path)
+    if isinstance(content, dict) and "like" in content:
+        other = _mapping(_read(path.parent / str(content.pop("like"))), f"{path}: `like`")
+        content = {key: value for key, value in other.items() if key != "name"} | content
+    return parse_suite(content, str(path), default_name=path.stem, seeds=seeds)
+
+
+def _read(path: Path) -> Any:
     import yaml
 
-    path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file. Suites lie in evals/*.yaml.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__}).") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
-    return parse_suite(content, str(path), default_name=path.stem, seeds=seeds)
 
 
 def with_paths(spec: SuiteSpec, paths: Iterable[str]) -> SuiteSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -92,6 +93,24 @@ def test_a_suite_is_read_with_shared_settings_and_overrides(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_suite(tmp_path / "bad.yaml")
+
+
+def test_a_suite_like_another_has_what_it_does_not_say_itself(tmp_path):
+    write(tmp_path / "whole.yaml", edited(name="whole"))
+    path = write(tmp_path / "mine.yaml", {"like": "whole.yaml", "n_context": [0, 3], "methods": {"mine": {}}})
+    spec, whole = load_suite(path), load_suite(tmp_path / "whole.yaml")
+    assert spec.name == "mine" and list(spec.methods) == ["mine"] and spec.seeds == whole.seeds
+    assert spec.methods["mine"] == SUITE["train"] and spec.datasets[0].n_context == (0, 3)
+    assert [d.parameters for d in spec.datasets] == [d.parameters for d in whole.datasets]
+    with pytest.raises(ConfigError, match="none.yaml: there is no such file"):
+        load_suite(write(tmp_path / "lost.yaml", {"like": "none.yaml"}))
+    with pytest.raises(ConfigError, match="unknown key 'like'"):
+        load_suite(write(tmp_path / "round.yaml", {"like": "mine.yaml"}))
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("evals/*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_own_suites_are_read(path):
+    assert load_suite(path).methods
 
 
 @pytest.fixture(scope="module")
