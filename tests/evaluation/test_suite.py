@@ -102,7 +102,7 @@ def test_a_suite_like_another_has_what_it_does_not_say_itself(tmp_path):
     assert spec.name == "mine" and list(spec.methods) == ["mine"] and spec.seeds == whole.seeds
     assert spec.methods["mine"] == SUITE["train"] and spec.datasets[0].n_context == (0, 3)
     assert [d.parameters for d in spec.datasets] == [d.parameters for d in whole.datasets]
-    with pytest.raises(ConfigError, match="none.yaml: there is no such file"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         load_suite(write(tmp_path / "lost.yaml", {"like": "none.yaml"}))
     with pytest.raises(ConfigError, match="unknown key 'like'"):
         load_suite(write(tmp_path / "round.yaml", {"like": "mine.yaml"}))
