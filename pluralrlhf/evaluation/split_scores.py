@@ -78,7 +78,7 @@ class SplitScores:
 
 def read_splits(source: Source) -> list[str]:
     """Names of the splits with rows in `pairs.parquet`, in the contract's order."""
-    file = _open(source.folder / PAIRS)
+    file = _open(source.folder / PAIRS, ("split",))
     table = file.read(columns=[name for name in ("split", "dataset") if name in file.schema_arrow.names])
     if source.dataset is not None and "dataset" in table.column_names:
         table = table.filter(pc.equal(table["dataset"], source.dataset))
@@ -172,12 +172,9 @@ class ScoreReader:
     def _row_groups(self, methods: Collection[str] | None) -> Iterator[pa.Table]:
         """Row groups of every `per_pair.parquet` that hold rows of this split and these methods, without the contexts."""
         for source in self.sources:
-            file = _open(source.folder / PER_PAIR, ["method", "control", "user_id", "pair_id", "split", "dataset"])
+            names = ["method", "control", "user_id", "pair_id", "split", "dataset"]
+            file = _open(source.folder / PER_PAIR, (*_SCORE_COLUMNS, "split"), names)
             present, renamed = file.schema_arrow.names, dict(source.rename)
-            if missing := [name for name in (*_SCORE_COLUMNS, "split") if name not in present]:
-                raise DataError(
-                    "the column is missing", "Evaluate again.", file=str(source.folder / PER_PAIR), column=missing[0]
-                )
             wanted = {"split": {self.split}}
             if methods is not None:
                 old = {new: name for name, new in renamed.items()}
@@ -260,7 +257,7 @@ def _add_pairs(pieces: dict[int, list[pa.Table]], source: Source, split: str) ->
     known = {
         fold: pa.concat_arrays([c for t in tables for c in t["pair_id"].chunks]) for fold, tables in pieces.items()
     }
-    file = _open(source.folder / PAIRS, ["user_id", "split", "dataset"])
+    file = _open(source.folder / PAIRS, PAIRS_SCHEMA.names, ["user_id", "split", "dataset"])
     columns = [name for name in (*PAIRS_SCHEMA.names, "dataset", "fold") if name in file.schema_arrow.names]
     groups = _groups_with(file, {"split": {split}, **({"dataset": {source.dataset}} if source.dataset else {})})
     at = dict.fromkeys(known, 0)
@@ -349,10 +346,14 @@ def _of_source(table: pa.Table, source: Source, split: str) -> pa.Table:
     return table
 
 
-def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+def _open(path: Path, needed: Sequence[str], dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """The file, if it has the columns `needed`; those among `dictionaries` are read as codes."""
     try:
         file = pq.ParquetFile(path)
-        present = [name for name in dictionaries if name in file.schema_arrow.names]
+        names = file.schema_arrow.names
+        if missing := [name for name in needed if name not in names]:
+            raise DataError("the column is missing", "Evaluate again.", file=str(path), column=missing[0])
+        present = [name for name in dictionaries if name in names]
         return pq.ParquetFile(path, metadata=file.metadata, read_dictionary=present) if present else file
     except FileNotFoundError:
         raise DataError(

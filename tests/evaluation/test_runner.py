@@ -293,6 +293,9 @@ def test_reading_what_is_no_run_is_one_clear_error(tmp_path):
     pq.write_table(pa.table({"split": ["x"], "method": ["m"]}), tmp_path / "per_pair.parquet")
     with pytest.raises(DataError, match="column"):
         load_scores([Source(tmp_path)], "x")
+    pq.write_table(pa.table({"split": ["x"], "user_id": ["u"], "pair_id": ["p"]}), tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match="item_ids"):
+        load_scores([Source(tmp_path)], "x")
 
 
 def test_users_without_history_are_evaluated_at_no_context(tmp_path):
