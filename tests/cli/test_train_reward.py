@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pluralrlhf.cli import main
+from pluralrlhf.evaluation.suite_spec import load_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = [path for path in sorted((ROOT / "recipes").glob("*/*.yaml")) if "\nuser_model:" in path.read_text()]
@@ -39,8 +40,8 @@ def test_polis_settings_are_the_same_everywhere():
         polis = yaml.safe_load((ROOT / "recipes" / "polis" / f"{method}.yaml").read_text())
         for other in ("polarized_issues", "ukp_convincing"):
             assert yaml.safe_load((ROOT / "recipes" / other / f"{method}.yaml").read_text()) == polis
-        suite = yaml.safe_load((ROOT / "evals" / "polis.yaml").read_text())
-        settings = {**suite["train"], **suite["methods"][method]}
+        suite = load_suite(ROOT / "evals" / "polis.yaml")
+        settings = {**suite.train, **suite.methods[method]}
         assert settings == {key: value for key, value in polis.items() if key != "seed"}
 
 
