@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ConfigError, DataError
 from ..features.prefix import PrefixTokenizer
 from ..features.tokenization import as_messages
+from ..features.truncation import read_part
 from ..user_models.text import UserContext
 from .pair_data import SIDES, PairData
 
@@ -163,6 +164,7 @@ class TextPairData(PairData):
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """(n, d) raw features of users' texts, through the cache, as of a response without a prompt."""
         parts = [part for text in texts for part in self.model.encoder_texts("", text or " ")]
+        parts = read_part(parts, self.model.encoder)
         table = self.cache.embed(parts, self.model.encoder, progress=False)
         return torch.from_numpy(table.gather(np.asarray(table.index)).reshape(len(texts), -1).astype(np.float32))
 

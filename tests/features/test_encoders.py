@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from pluralrlhf.errors import ConfigError, DataError
 from pluralrlhf.features import TextEncoder, load_encoder, pool
 from pluralrlhf.features.pooling import last_token_index
+from pluralrlhf.features.truncation import read_part
 
 TEXTS = [*SENTENCES, "Cats.", "x", "Dogs and cats and roads. " * 3]
 
@@ -157,6 +158,24 @@ def test_long_texts_keep_their_end_for_decoders_and_their_beginning_for_encoders
     assert np.abs(np.subtract(*encoder.encode([long, other]))).max() > 0.1
     np.testing.assert_allclose(*encoder.encode([long, long[:60]]), atol=2e-6)
     assert decoder.truncated == 2 and tiny().truncated == 0
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "bert"])
+def test_words_past_the_limit_change_nothing(kind):
+    encoder = tiny(kind, max_length=8, pooling="mean")
+    texts = [*TEXTS, "Dogs and cats and roads, " * 9 + "unread", "catsdogs" * 20 + " unread"]
+    parts = read_part(texts, encoder)
+    assert all(text.startswith(part) for text, part in zip(texts, parts))
+    assert "Cats." in parts and len(parts[-2]) < 60 and parts[-1] == "catsdogs" * 20
+    vectors, truncated = encoder.encode_with_flags(texts)
+    again, flags = encoder.encode_with_flags(parts)
+    np.testing.assert_allclose(again, vectors, atol=1e-6)
+    assert (truncated == flags).all() and flags[-2:].all()
+    assert len({*read_part(["Dogs and cats. " * 9 + end for end in "abc"], encoder)}) == 1
+
+
+def test_an_encoder_that_reads_the_end_reads_all_of_it():
+    assert read_part(["Dogs and cats. " * 9], tiny(max_length=4)) == ["Dogs and cats. " * 9]
 
 
 def test_a_cut_text_keeps_its_special_tokens():
