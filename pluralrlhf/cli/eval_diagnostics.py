@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval diagnostics
         seed=args.seed,
     )
     if args.noise or args.best_of:
-        models, methods = _models(args.model, results)
+        models, methods = _models(args.model, results, args.results)
         content |= model_diagnostics(
             models,
             methods,
@@ -116,8 +116,8 @@ def _joined(parts: list):
     return out
 
 
-def _models(given: list[str] | None, results: list[dict]) -> tuple[list[str], list[str | None]]:
-    """Folders of models and the names they go by."""
+def _models(given: list[str] | None, results: list[dict], folder: str) -> tuple[list[str], list[str | None]]:
+    """Folders of models and the names they go by; those of a suite lie within its output."""
     from pathlib import Path
 
     from ..errors import ConfigError
@@ -127,9 +127,10 @@ def _models(given: list[str] | None, results: list[dict]) -> tuple[list[str], li
     models, names = [], []
     for result in results:
         listed = result["model"] if isinstance(result["model"], list) else [result["model"]]
-        for model in listed:
-            if model is not None and Path(model).is_dir():
-                models.append(model)
+        for model in filter(None, listed):
+            found = next((path for path in (Path(folder, model), Path(model)) if path.is_dir()), None)
+            if found is not None:
+                models.append(str(found))
                 names.append(result["method"])
     if not models:
         raise ConfigError("The results name no models that are still there. Give them with `--model`.")

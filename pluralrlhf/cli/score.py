@@ -32,6 +32,11 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf score") -> int:
     add("--splits", nargs="+", metavar="SPLIT", help="whose users, from which pairs (default: all splits)")
     add("--block_size", type=int, default=1000, metavar="N", help="responses in a file (default: 1000)")
     add("--batch_size", type=int, default=64, metavar="N", help="texts in a batch of a trained backbone (default: 64)")
+    add(
+        "--packing",
+        choices=["shared_prefix"],
+        help="a trained backbone reads what texts begin with in common (a user's text, a prompt) once a batch",
+    )
     add("--no_progress", action="store_true", help="show no progress")
     args = parser.parse_args(argv)
 
@@ -46,6 +51,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf score") -> int:
         splits=args.splits,
         block_size=args.block_size,
         batch_size=args.batch_size,
+        packing=args.packing,
         progress=not args.no_progress,
     )
     print(f"{args.out}: {record['scores']:,} scores of {record['users']:,} users in {record['files']} files")

@@ -22,6 +22,7 @@ from ..data import data_sha256, load_pairs
 from ..data.history import UserHistory, mix, stable_hash
 from ..data.progress import Progress
 from ..errors import ConfigError, DataError
+from ..modeling.packing import check_packing
 from .controls import Context
 from .scorers import load_model, load_scorers
 from .storage import release_memory
@@ -101,6 +102,7 @@ def score_candidates(
     splits: Sequence[str] | None = None,
     block_size: int = 1000,
     batch_size: int = 64,
+    packing: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Writes `scores-00000.parquet` ... with the reward of every candidate for every user of a dataset.
@@ -114,6 +116,7 @@ def score_candidates(
         splits: Splits whose users are scored, from these splits' pairs; all of them by default.
         block_size: Responses in a file.
         batch_size: Texts in a batch of a trained backbone.
+        packing: `shared_prefix` has a trained backbone read what texts of a batch begin with in common once.
         progress: Show progress on stderr.
 
     Returns:
@@ -145,6 +148,9 @@ def score_candidates(
     if done is not None:
         return done
     model = load_model(model_path)
+    if packing is not None:
+        check_packing(model, packing)
+    reading = {"batch_size": batch_size, "packing": packing}
     users, state = _users(model, {name: pairs[name] for name in call["splits"]}, n_context, batch_size, progress)
     size = max(1, candidates.stat().st_size)
     seen = [0]
@@ -153,7 +159,7 @@ def score_candidates(
         for number, block in enumerate(_blocks(candidates, block_size)):
             file = out / f"scores-{number:05d}.parquet"
             if not file.exists():
-                _write(file, model, users, state, block)
+                _write(file, model, users, state, block, reading)
                 release_memory()
             seen[0] += sum(len(str(response)) for *_, response in block)
             n_files, n_scores = number + 1, n_scores + len(block) * len(users)
@@ -204,7 +210,7 @@ def _users(model, splits, n_context: int, batch_size: int, progress: bool) -> tu
             for rows in _chunks(index):
                 scorer.prepare(rows.reshape(-1))
                 parts.append(scorer.encode(Context(rows, np.zeros(rows.shape, dtype=bool))))
-    return history.users, _joined(parts)
+    return history.users, type(parts[0]).cat(parts)
 
 
 def _chunks(index: np.ndarray) -> Iterator[np.ndarray]:
@@ -218,32 +224,20 @@ def _pair(splits, history: UserHistory, row: int) -> dict[str, Any]:
     return {key: pair[key] for key in ("prompt", "chosen", "rejected")}
 
 
-def _joined(parts: Sequence[UserState]) -> UserState:
-    """One state of all users."""
-    first = parts[0]
-    tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in first.tensors}
-    texts = {
-        name: [value for part in parts for value in getattr(part, name)]
-        for name in ("texts", "prefixes")
-        if hasattr(first, name)
-    }
-    return type(first)(first.method, tensors, {}, **texts)
-
-
-def _write(file: Path, model, users: Sequence[str], state: UserState, block) -> None:
+def _write(file: Path, model, users: Sequence[str], state: UserState, block, reading: dict[str, Any]) -> None:
     """All users' rewards of one block, a row group for some users at a time."""
     prompts, responses = [prompt for *_, prompt, _ in block], [response for *_, response in block]
     candidate = np.array([number for number, *_ in block], dtype=np.int64)
     place = np.array([place for _, place, *_ in block], dtype=np.int32)
     by_text = model.user_model.route != "head"
-    features = None if by_text else model.user_model.standardize(model.featurize(prompts, responses))
+    features = None if by_text else model.user_model.standardize(model.featurize(prompts, responses, **reading))
     part = file.with_name(file.name + ".part")
     with pq.ParquetWriter(part, SCORES_SCHEMA, compression="zstd") as writer:
         for start in range(0, len(users), _USERS_AT_ONCE):
             some = slice(start, min(len(users), start + _USERS_AT_ONCE))
             rows = state.rows(some)
             rewards = (
-                model.score_matrix(rows, prompts, responses)
+                model.score_matrix(rows, prompts, responses, **reading)
                 if by_text
                 else model.user_model.score_matrix(features, rows)
             )

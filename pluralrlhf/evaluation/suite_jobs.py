@@ -41,7 +41,13 @@ _TRAINING_CODE = (
     "trainers/reward_*.py",
 )
 _REFERENCE_CODE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
-_EVALUATION_CODE = tuple(f"evaluation/{name}.py" for name in ("controls", "opinions", "runner", "scorers", "storage"))
+_EVALUATION_CODE = (
+    "evaluation/controls.py",
+    "evaluation/opinions.py",
+    "evaluation/runner.py",
+    "evaluation/storage.py",
+    "evaluation/*scorer*.py",
+)
 
 
 @dataclass

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..features.tokenization import Messages
+from ..features.rendering import encoder_parts
+from ..features.tokenization import Messages, as_messages, tokenize_response
 from ..user_models import UserState
 from ..user_models.text import TextState
 from . import conditioned
+from .packing import check_packing, packed_features
 from .text import encode_histories, text_rewards
 
 
@@ -23,6 +25,45 @@ class UserInference:
     """Methods of [`PersonalizedRewardModel`] that take texts; they put it in evaluation mode."""
 
     _hashed: tuple | None = None
+
+    def encoder_texts(self, prompt: Messages, response: Messages) -> list[str]:
+        """The texts whose embeddings, side by side, are the features of a response."""
+        prompt, response = as_messages(prompt, "user"), as_messages(response, "assistant")
+        return encoder_parts(prompt, response, self.config.encoder_input, self.encoder.tokenizer)
+
+    def featurize(
+        self,
+        prompts: Sequence[Messages],
+        responses: Sequence[Messages],
+        batch_size: int = 32,
+        packing: str | None = None,
+    ) -> Tensor:
+        """(n, d) raw features of responses to prompts, given as texts or as message lists.
+
+        Args:
+            batch_size: Texts that a backbone reads at once.
+            packing: `shared_prefix` has a backbone read what texts begin with in common, such as a prompt, once a batch.
+        """
+        if len(prompts) != len(responses):
+            raise ConfigError(f"{len(prompts)} `prompts` and {len(responses)} `responses`; give one prompt each.")
+        if packing is not None:
+            check_packing(self, packing)
+        if self.backbone is None:
+            parts = [self.encoder_texts(p, r) for p, r in zip(prompts, responses)]
+            if not parts:
+                return self.user_model.feature_mean.new_zeros(0, self.config.feature_dim)
+            columns = [self.encoder.encode(list(texts)) for texts in zip(*parts)]
+            return torch.cat([torch.from_numpy(c).half().float() for c in columns], -1).to(
+                self.user_model.feature_mean.device
+            )
+        ids = [tokenize_response(self.tokenizer, p, r, self.config.max_length)[0] for p, r in zip(prompts, responses)]
+        if packing is not None:
+            return packed_features(self, ids, batch_size=batch_size)
+        out = []
+        for start in range(0, len(ids), batch_size):
+            padded = self.tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
+            out.append(self.pooled(padded["input_ids"].to(self.device), padded["attention_mask"].to(self.device)))
+        return torch.cat(out) if out else self.user_model.feature_mean.new_zeros(0, self.config.feature_dim)
 
     def encode_user(self, pairs: Sequence[dict[str, Any]] | None = None) -> UserState:
         """What the model makes of one user's labelled pairs.
@@ -72,23 +113,38 @@ class UserInference:
 
     @torch.no_grad()
     def score(
-        self, prompts: Sequence[Messages], responses: Sequence[Messages], state: UserState | None = None
+        self,
+        prompts: Sequence[Messages],
+        responses: Sequence[Messages],
+        state: UserState | None = None,
+        *,
+        batch_size: int = 32,
+        packing: str | None = None,
     ) -> Tensor:
-        """(n,) rewards of responses under the state of one user, of n users, or of an unknown user (`None`)."""
+        """(n,) rewards of responses under the state of one user, of n users, or of an unknown user (`None`).
+
+        Args:
+            batch_size: Texts that a backbone reads at once.
+            packing: `shared_prefix` has a backbone read what texts begin with in common (the text about a user, a prompt)
+                once a batch, with the same rewards.
+        """
         for name, given in (("prompts", prompts), ("responses", responses)):
             if isinstance(given, str):
                 raise ConfigError(f"`{name}` is one text; give a list, with one entry for each response.")
             _check_texts(name, given)
         self.eval()
+        if packing is not None:
+            check_packing(self, packing)
+        reading = {"batch_size": batch_size, "packing": packing}
         if self.user_model.route == "text":
             if state is not None and len(self._checked(state)) not in (1, len(prompts)):
                 raise ConfigError(f"`state` holds {len(state)} users for {len(prompts)} responses; give 1 or as many.")
             if state is not None and len(state) != len(prompts):
                 state = state.rows(torch.zeros(len(prompts), dtype=torch.long))
-            return text_rewards(self, prompts, responses, state)
+            return text_rewards(self, prompts, responses, state, **reading)
         if self.user_model.route == "backbone":
             return conditioned.text_rewards(self, prompts, responses, state)
-        features = self.user_model.standardize(self.featurize(prompts, responses))
+        features = self.user_model.standardize(self.featurize(prompts, responses, **reading))
         state = self.encode_context(1) if state is None else self._checked(state)
         if len(state) == 1 and len(features) != 1:
             state = state.rows(torch.zeros(len(features), dtype=torch.long, device=features.device))
@@ -97,14 +153,23 @@ class UserInference:
         return self.user_model.score(features, state)
 
     @torch.no_grad()
-    def score_matrix(self, state: UserState, prompts: Sequence[Messages], responses: Sequence[Messages]) -> Tensor:
-        """(U, R) rewards of every response for every user in `state`."""
+    def score_matrix(
+        self,
+        state: UserState,
+        prompts: Sequence[Messages],
+        responses: Sequence[Messages],
+        *,
+        batch_size: int = 32,
+        packing: str | None = None,
+    ) -> Tensor:
+        """(U, R) rewards of every response for every user in `state`; `batch_size` and `packing` as for `score`."""
         self.eval()
+        reading = {"batch_size": batch_size, "packing": packing}
         if self.user_model.route != "head":
             states = [state.rows(slice(number, number + 1)) for number in range(len(state))]
-            return torch.stack([self.score(prompts, responses, one) for one in states])
+            return torch.stack([self.score(prompts, responses, one, **reading) for one in states])
         return self.user_model.score_matrix(
-            self.user_model.standardize(self.featurize(prompts, responses)), self._checked(state)
+            self.user_model.standardize(self.featurize(prompts, responses, **reading)), self._checked(state)
         )
 
     def _checked(self, state: UserState) -> UserState:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from transformers.utils import ModelOutput
 from ..errors import ConfigError
 from ..features.encoders import TextEncoder, load_encoder
 from ..features.pooling import pool
-from ..features.rendering import encoder_parts
 from ..features.shared_prefix import PackedTrees, last_hidden_states
-from ..features.tokenization import Messages, as_messages, tokenize_response
 from ..user_models import DEFAULT_USER_MODEL, UserState, bradley_terry_loss, build_user_model
 from . import conditioned
 from .configuration import PersonalizedRewardModelConfig
@@ -278,30 +275,6 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
         Adam turns rounding into differences of 1e-5 within 20 steps.
         """
         return self.user_model.token_head if self.backbone is not None and self.config.pooling == "last" else None
-
-    def encoder_texts(self, prompt: Messages, response: Messages) -> list[str]:
-        """The texts whose embeddings, side by side, are the features of a response."""
-        prompt, response = as_messages(prompt, "user"), as_messages(response, "assistant")
-        return encoder_parts(prompt, response, self.config.encoder_input, self.encoder.tokenizer)
-
-    def featurize(self, prompts: Sequence[Messages], responses: Sequence[Messages], batch_size: int = 32) -> Tensor:
-        """(n, d) raw features of responses to prompts, given as texts or as message lists."""
-        if len(prompts) != len(responses):
-            raise ConfigError(f"{len(prompts)} `prompts` and {len(responses)} `responses`; give one prompt each.")
-        if self.backbone is None:
-            parts = [self.encoder_texts(p, r) for p, r in zip(prompts, responses)]
-            if not parts:
-                return self.user_model.feature_mean.new_zeros(0, self.config.feature_dim)
-            columns = [self.encoder.encode(list(texts)) for texts in zip(*parts)]
-            return torch.cat([torch.from_numpy(c).half().float() for c in columns], -1).to(
-                self.user_model.feature_mean.device
-            )
-        ids = [tokenize_response(self.tokenizer, p, r, self.config.max_length)[0] for p, r in zip(prompts, responses)]
-        out = []
-        for start in range(0, len(ids), batch_size):
-            padded = self.tokenizer.pad({"input_ids": ids[start : start + batch_size]}, return_tensors="pt")
-            out.append(self.pooled(padded["input_ids"].to(self.device), padded["attention_mask"].to(self.device)))
-        return torch.cat(out) if out else self.user_model.feature_mean.new_zeros(0, self.config.feature_dim)
 
     # Forward
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from ..features.tokenization import Messages
 from ..user_models import UserState
 from ..user_models.text import TextState, UserContext
 from ..user_models.text.base import summary_prefix
+from .packing import packed_features
 
 if TYPE_CHECKING:
     from .model import PersonalizedRewardModel
@@ -58,8 +60,9 @@ def text_rewards(
     responses: Sequence[Messages],
     state: TextState | UserState | None,
     batch_size: int = 32,
+    packing: str | None = None,
 ) -> Tensor:
-    """(n,) rewards of responses under n texts."""
+    """(n,) rewards of responses under n texts; `packing: shared_prefix` reads each text once a batch."""
     prefixes = state.prefixes if isinstance(state, TextState) else [[]] * len(prompts)
     head = model.user_model
     if head.config.reader == "embedding":
@@ -75,6 +78,11 @@ def text_rewards(
         model._prefix_tokenizer.ids(prefix, prompt, response, model.config.max_length)[0]
         for prefix, prompt, response in zip(prefixes, prompts, responses)
     ]
+    if packing is not None:
+        number: dict[str, int] = {}
+        owner = [number.setdefault(json.dumps(prefix), len(number)) for prefix in prefixes]
+        features = head.standardize(packed_features(model, rows, owner, batch_size))
+        return head.score(features, UserState(head.name, {}))
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     out = torch.zeros(len(rows), device=head.feature_mean.device)
     for start in range(0, len(rows), batch_size):

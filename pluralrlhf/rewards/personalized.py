@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ..errors import ConfigError
+from ..modeling.packing import check_packing
+from ..user_models import UserState
 from .scale import RewardScale, Scale
 
 if TYPE_CHECKING:
     from ..features.tokenization import Messages
     from ..modeling import PersonalizedRewardModel
-    from ..user_models import UserState
 
 
 class PersonalizedReward:
@@ -30,7 +31,8 @@ class PersonalizedReward:
     Args:
         model: The reward model; it is put in evaluation mode and scores on the device where it is.
         history: The users' labelled pairs: a dataset with `user_id`, `prompt`, `chosen`, `rejected`, or a mapping from
-            user id to a list of such pairs. Not needed where the training rows have a `context` column with pairs.
+            user id to a list of such pairs, or to the user's state (a summary edited by hand, say). Not needed where
+            the training rows have a `context` column with pairs.
         n_context: Most pairs a user, the first ones; all of them if `None`.
         unknown_users: `error`, or `prior`: users without history are scored at k = 0 and counted in the log as
             `unknown_users`.
@@ -38,6 +40,8 @@ class PersonalizedReward:
             references) or `spo` (share of the references to the same prompt that a response beats). With either, set
             `scale_rewards="none"` in `GRPOConfig`. See [`RewardScale`].
         references: Responses that fix the scale, rows with `prompt` and `responses`, or with `chosen` and `rejected`.
+        packing: `shared_prefix` has a trained backbone read what the texts of a batch begin with in common (the text about
+            a user, the prompt of a group) once, with the same rewards.
 
     Raises:
         ConfigError: When called: rows with neither `user_id` nor `context`, or a user without history.
@@ -51,16 +55,20 @@ class PersonalizedReward:
         unknown_users: Literal["error", "prior"] = "error",
         scale: Scale = "none",
         references: Sequence[Mapping[str, Any]] | None = None,
+        packing: str | None = None,
     ):
+        if packing is not None:
+            check_packing(model, packing)
         if unknown_users not in ("error", "prior"):
             raise ConfigError(f"`unknown_users` is {unknown_users!r}; use 'error' or 'prior'.")
         self.model = model.eval()
         self.__name__ = "personalized_reward"
-        self.n_context, self.unknown_users = n_context, unknown_users
-        self.scale = RewardScale(self.model, scale, references)
-        self.history: dict[str, list[dict[str, Any]]] = {}
+        self.n_context, self.unknown_users, self.packing = n_context, unknown_users, packing
+        self.scale = RewardScale(self.model, scale, references, packing)
+        self.history: dict[str, list[dict[str, Any]] | UserState] = {}
         if isinstance(history, Mapping):
-            self.history = {str(user): list(pairs) for user, pairs in history.items()}
+            for user, known in history.items():
+                self.history[str(user)] = known if isinstance(known, UserState) else list(known)
         elif history is not None:
             for row in history:
                 pair = {key: row[key] for key in ("prompt", "chosen", "rejected")}
@@ -95,15 +103,14 @@ class PersonalizedReward:
         if log_metric is not None and unknown:
             log_metric("unknown_users", float(len(unknown)))
         new = [key for key in pairs_of if key not in self._states]
+        self._states |= {key: pairs_of[key] for key in new if isinstance(pairs_of[key], UserState)}
+        new = [key for key in new if key not in self._states]
         if new:
             states = self.model.encode_users([(pairs_of[key] or [])[: self.n_context] for key in new])
             for number, key in enumerate(new):
                 self._states[key] = states.rows(slice(number, number + 1))
-        picked = [self._states[key].tensors for key in keys]
-        state = type(self._states[keys[0]])(
-            self.model.config.user_model, {name: torch.cat([t[name] for t in picked]) for name in picked[0]}
-        )
-        rewards = self.model.score(prompts, completions, state).float()
+        picked = [self._states[key] for key in keys]
+        rewards = self.model.score(prompts, completions, type(picked[0]).cat(picked), packing=self.packing).float()
         rewards = self.scale(rewards, prompts, keys, self._states).cpu().tolist()
         if context is not None:
             # Contexts come with every row and hardly repeat; users do.
@@ -115,4 +122,5 @@ class PersonalizedReward:
         """Removes a user's pairs and state; returns how many pairs there were."""
         self._states.pop(user_id, None)
         self.scale.forget(user_id)
-        return len(self.history.pop(user_id, []))
+        known = self.history.pop(user_id, [])
+        return 0 if isinstance(known, UserState) else len(known)

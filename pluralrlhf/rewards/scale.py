@@ -35,6 +35,7 @@ class RewardScale:
         scale: `none`, `standardize` or `spo`.
         references: Responses that fix the scale: rows with `prompt` and `responses`, or with `prompt`, `chosen`,
             `rejected` (a dataset of pairs will do). For `spo` every prompt that is scored must be among them.
+        packing: As for [`PersonalizedRewardModel.score`].
 
     Raises:
         ConfigError: An unknown scale, no or too few references, or (when scoring with `spo`) a prompt without any.
@@ -45,10 +46,11 @@ class RewardScale:
         model: PersonalizedRewardModel,
         scale: Scale = "none",
         references: Sequence[Mapping[str, Any]] | None = None,
+        packing: str | None = None,
     ):
         if scale not in SCALES:
             raise ConfigError(f"`scale` is {scale!r}; it must be one of {', '.join(SCALES)}.")
-        self.model, self.scale = model, scale
+        self.model, self.scale, self.packing = model, scale, packing
         self.prompts: list[Messages] = []
         self.responses: list[Messages] = []
         self.rows_of: dict[str, list[int]] = {}
@@ -75,7 +77,7 @@ class RewardScale:
         self._features = None
         if model.user_model.route == "head":
             with torch.no_grad():
-                raw = model.eval().featurize(self.prompts, self.responses)
+                raw = model.eval().featurize(self.prompts, self.responses, packing=packing)
             self._features = model.user_model.standardize(raw)
         self._known: dict[str, Tensor] = {}
 
@@ -86,7 +88,7 @@ class RewardScale:
         if self._features is not None:
             return self.model.user_model.score_matrix(self._features[rows], self.model._checked(state))
         texts = [self.prompts[row] for row in rows], [self.responses[row] for row in rows]
-        return self.model.score_matrix(state, *texts)
+        return self.model.score_matrix(state, *texts, packing=self.packing)
 
     @torch.no_grad()
     def __call__(

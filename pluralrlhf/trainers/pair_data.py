@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ..data.history import UserHistory
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..features.cache import FeatureCache
-from ..features.shared_prefix import PackedTrees, check_shared_prefix, pack_by_owner
+from ..features.shared_prefix import PackedTrees
 from ..features.tokenization import tokenize_response
+from ..modeling.packing import PACKING_TOKENS, check_packing, pack
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,7 +74,7 @@ class PairData:
         group_size: int = 24,
         progress: bool = True,
         packing: str | None = None,
-        packing_tokens: int = 4096,
+        packing_tokens: int = PACKING_TOKENS,
     ):
         self.model, self.group_size, self.progress = model, group_size, progress
         self.frozen = model.backbone is None
@@ -279,14 +280,7 @@ class PairData:
             owner = np.r_[owner, np.tile(self.history.user[context_rows], 2)]
         if not self.model.user_model.uses_context:
             owner = np.zeros_like(owner)  # nothing of the user is in the text: users share prompts and responses
-        flex = self.model.backbone.config._attn_implementation == "flex_attention"
-        trees = pack_by_owner(
-            [*sides[0], *sides[1], *(context or [])],
-            owner,
-            max_tokens=self.packing_tokens,
-            pad_token_id=self.model.config.pad_token_id or 0,
-            pad_to_multiple_of=128 if flex else 1,
-        )
+        trees = pack(self.model, [*sides[0], *sides[1], *(context or [])], owner, self.packing_tokens)
         return {f"packed_{name}": getattr(trees, name) for name in PACKED}
 
     def context(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
@@ -371,20 +365,6 @@ class PairData:
         out, distinct, flipped = self._distinct(context_rows, flip)
         sides = [[tokens[row] for row in rows] for tokens in self._tokens]
         return out | self._packed(rows, sides, self._context_sequences(distinct, flipped), distinct)
-
-
-def check_packing(model: PersonalizedRewardModel, packing: str) -> None:
-    """Raises a `ConfigError` where the token sequences of this model cannot be packed."""
-    if packing != "shared_prefix":
-        raise ConfigError(f"`packing` is {packing!r}; it must be 'shared_prefix', or unset for none.")
-    if model.backbone is None:
-        raise ConfigError("`packing: shared_prefix` needs a backbone; with frozen features there are no tokens.")
-    if model.config.pooling != "last":
-        raise ConfigError(
-            f"`packing: shared_prefix` reads the last token of each text, but `pooling` is {model.config.pooling!r}. "
-            "Leave `packing` out."
-        )
-    check_shared_prefix(model.backbone.config)
 
 
 def _digest(value: Any) -> str:

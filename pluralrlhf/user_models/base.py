@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -47,6 +47,13 @@ class UserState:
 
     def to(self, device: torch.device | str) -> UserState:
         return self.map(lambda value: value.to(device))
+
+    @classmethod
+    def cat(cls, states: Sequence[UserState]) -> UserState:
+        """The users of several states, one after the other."""
+        first = states[0]
+        tensors = {name: torch.cat([state.tensors[name] for state in states]) for name in first.tensors}
+        return dataclasses.replace(first, tensors=tensors, provenance={})
 
     def to_json(self) -> dict[str, Any]:
         """A small JSON-ready dictionary of one user's state; `from_json` is its inverse."""

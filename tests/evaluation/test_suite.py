@@ -172,6 +172,15 @@ def test_a_second_call_computes_nothing_again(suite, monkeypatch):
         assert old["splits"] == new["splits"] and old["controls"] == new["controls"]
 
 
+def test_diagnostics_find_a_suites_models(suite, capsys, monkeypatch):
+    monkeypatch.chdir(suite.parent)
+    command = ["eval", "diagnostics", "--results", str(suite / "out"), "--dataset", "pets", "--n_context", "4"]
+    assert main([*command, "--data", str(suite / "out" / "data" / "pets"), "--noise", "0", "0.5"]) == 0
+    assert "vpl" in capsys.readouterr().out
+    (written,) = (suite / "out").rglob("diagnostics.json")
+    assert "label_noise" in json.loads(written.read_text(encoding="utf-8"))
+
+
 def test_a_changed_method_is_trained_again_and_nothing_else(suite, monkeypatch, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(suite / "out", out)

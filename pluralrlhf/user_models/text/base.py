@@ -96,6 +96,11 @@ class TextState(UserState):
         rest = {"texts": [self.texts[i] for i in picked], "prefixes": [self.prefixes[i] for i in picked]}
         return dataclasses.replace(self, tensors={k: v[index] for k, v in self.tensors.items()}, **rest)
 
+    @classmethod
+    def cat(cls, states: Sequence[TextState]) -> TextState:
+        rest = {name: [value for state in states for value in getattr(state, name)] for name in ("texts", "prefixes")}
+        return dataclasses.replace(super().cat(states), **rest)
+
     def to_json(self) -> dict[str, Any]:
         if len(self) != 1:
             raise ConfigError(f"`to_json` takes the state of one user, this one holds {len(self)}. Use `state.rows`.")
