@@ -96,6 +96,13 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval diagnostics
     columns, rows, notes = diagnostics_rows(content)
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     print("\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [columns, *rows]))
+    if found := content.get("best_of_n"):
+        left_out = sorted({*(args.best_of or ())} - {*found["sizes"]})
+        if left_out:
+            notes = [
+                *notes,
+                f"Best of {', '.join(map(str, left_out))}: left out, the smallest set of responses to a prompt has {found['pool']}.",
+            ]
     print("\n" + "\n".join(notes))
     files = ["diagnostics.json", *(f[kind] for f in content["figures"] for kind in ("png", "csv"))]
     print(f"\n{args.results}/{FOLDER}/{slug(name)}: {', '.join(files)}")

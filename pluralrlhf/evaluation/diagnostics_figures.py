@@ -128,7 +128,7 @@ def _noise(content: Mapping[str, Any], folder: Path, baseline: str | None) -> Fi
             )
         axes.set(xlabel="wrong labels among those shown, %", ylabel="accuracy, %")
         axes.set_title(f"{k} pairs of the user, some of them wrong")
-        axes.legend(loc="lower left")
+        axes.legend(loc="upper right")
         png = save(figure, path)
     return Figure(
         "Wrong labels",
