@@ -71,10 +71,11 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     if not own.data:
         raise ConfigError("`--data` is missing: the dataset folder that `pluralrlhf data build` made.")
     model, reward_model = model_args.model_name_or_path, own.reward_model
-    if (model is None or reward_model is None) == (own.tiny_start is None):
+    whole = model is not None and (reward_model or args.reward_encoder) is not None
+    if whole == (own.tiny_start is not None):
         raise ConfigError(
-            "Give `--model_name_or_path` (the summariser) and `--reward_model`, or `--tiny_start` for two models from "
-            "scratch, and not both."
+            "Give `--model_name_or_path` (the summariser) and `--reward_model` or `--reward_encoder`, or `--tiny_start` "
+            "for models from scratch, and not both."
         )
     splits = load_pairs(own.data)
     checkpoint = checkpoint_to_resume(args, own.resume, own.data)
@@ -105,8 +106,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     return 0
 
 
-def _tiny_start(own: SummarizerArguments, args: Any, train: Any, checkpoint: str | None) -> tuple[str, str]:
-    """Folders of the summariser and the reader from scratch; found again on resuming."""
+def _tiny_start(own: SummarizerArguments, args: Any, train: Any, checkpoint: str | None) -> tuple[str, str | None]:
+    """Folders of the summariser and, without `reward_encoder`, the reader from scratch; found again on resuming."""
     import json
     from pathlib import Path
 
@@ -123,14 +124,17 @@ def _tiny_start(own: SummarizerArguments, args: Any, train: Any, checkpoint: str
     config = build_config(TinyStartConfig, {"topics": args.topics, **contexts, **settings}, "tiny_start")
     text_config = build_config(user_model_class(args.method).config_class, args.user_model_kwargs, args.method)
     folder = Path(own.start or Path(args.output_dir) / "start")
-    if own.start is not None and not (folder / "reader" / "config.json").is_file():
-        raise ConfigError(
-            f"`--start` {folder} holds no `reader/`: name the `start` folder of a run with `tiny_start`."
-        )
+    parts = ["summarizer"] if args.reward_encoder else ["summarizer", "reader"]
+    if own.start is not None:
+        for part in parts:
+            if not (folder / part / "config.json").is_file():
+                raise ConfigError(
+                    f"`--start` {folder} holds no `{part}/`: name the `start` folder of a run with `tiny_start`."
+                )
     if checkpoint is None and own.start is None:
-        train_start(train, folder, config, text_config)
+        train_start(train, folder, config, text_config, with_reader="reader" in parts)
         PartialState().wait_for_everyone()
-    return str(folder / "summarizer"), str(folder / "reader")
+    return str(folder / "summarizer"), None if args.reward_encoder else str(folder / "reader")
 
 
 if __name__ == "__main__":

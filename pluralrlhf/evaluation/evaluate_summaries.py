@@ -13,7 +13,7 @@ import numpy as np
 from ..data import data_sha256, load_pairs, load_users
 from ..errors import ConfigError
 from ..trainers.summarizer_start import Topics
-from ..user_models.text.base import as_text, summary_prefix
+from ..user_models.text.base import as_text
 from .evaluate import check_output
 from .scorers import load_scorers
 from .summaries import by_user, copying, faithfulness, others, rankings, swap_topics, user_interval
@@ -142,23 +142,22 @@ def _one(
     contexts = data.user_contexts(drawn.contexts)
     turned = data.user_contexts(drawn.contexts, drawn.contexts >= 0)
     texts = head.texts(contexts)
-    own, flipped = head.prefixes(contexts), head.prefixes(turned)
+    own, flipped = data.shown(contexts), data.shown(turned)
     other = others(drawn.names, seed)
-    given = {"own": own, "other_user": [own[i] for i in other], "flipped": flipped, "empty": [[]] * n}
-    plain = [summary_prefix(text) for text in texts] == own
+    nothing = data.shown_summary("")
+    given = {"own": own, "other_user": [own[i] for i in other], "flipped": flipped, "empty": [nothing] * n}
+    plain = [data.shown_summary(text) for text in texts] == own
     out: dict[str, Any] = {"texts": texts, "words": np.array([len(text.split()) for text in texts])}
     if topics is not None and plain:
         edited = [swap_topics(text, topics) for text in texts]
-        given["swapped"] = [summary_prefix(text) for text in edited]
+        given["swapped"] = [data.shown_summary(text) for text in edited]
         out["edited"] = np.array([a != b for a, b in zip(texts, edited)], float)
         if any(name in ranking for name in drawn.names):
             read = [faithfulness(text, ranking[name], topics) for text, name in zip(texts, drawn.names)]
             out["faithfulness"] = {
                 key: np.array([getattr(r, key) for r in read], float) for key in ("states", "true", "favourite")
             }
-    out["accuracy"] = {
-        name: by_user(_correct(scorer, drawn, prefixes), drawn.owner, n) for name, prefixes in given.items()
-    }
+    out["accuracy"] = {name: by_user(_correct(scorer, drawn, shown), drawn.owner, n) for name, shown in given.items()}
     if "swapped" in out["accuracy"]:
         out["accuracy"]["swapped"][out["edited"] == 0] = np.nan
     responses = [[] for _ in range(n)]
@@ -171,18 +170,14 @@ def _one(
     return out
 
 
-def _correct(scorer: Any, drawn: _Users, prefixes: Sequence[list[dict[str, str]]]) -> np.ndarray:
+def _correct(scorer: Any, drawn: _Users, shown: Sequence[Any]) -> np.ndarray:
     """(n,) whether each target is ranked right, ties one half."""
     import torch
 
     out = []
     for start in range(0, len(drawn.rows), scorer.batch_size):
         rows, owner = (x[start : start + scorer.batch_size] for x in (drawn.rows, drawn.owner))
-        if scorer.pairs.frozen:
-            texts = ["\n".join(m["content"] for m in prefixes[i]) for i in owner]
-            batch = scorer.pairs.targets(rows) | scorer.pairs._text_features(texts)
-        else:
-            batch = scorer.pairs.prefixed(rows, [prefixes[i] for i in owner])
+        batch = scorer.pairs.under(rows, [shown[i] for i in owner])
         with torch.inference_mode():
             logits = scorer.model(**{k: v.to(scorer.device) for k, v in batch.items()}).logits
         chosen, rejected = logits.squeeze(-1).float().chunk(2)

@@ -65,6 +65,16 @@ class SummarizerConfig(GRPOConfig):
     )
 
     # The reward model
+    reward_encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Frozen encoder (`offline`, an id, a folder) whose features of summary and response the reward model "
+            "reads, in place of a `reward_model` that is trained whole."
+        },
+    )
+    reward_feature_noise: float = field(
+        default=0.0, metadata={"help": "Noise on these features in training, in their standard deviations."}
+    )
     reward_learning_rate: float = field(default=9e-6, metadata={"help": "Learning rate of the reward model."})
     reward_weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the reward model."})
     reward_updates_per_step: int = field(

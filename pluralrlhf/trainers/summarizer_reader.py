@@ -13,7 +13,6 @@ from transformers import AutoConfig, AutoTokenizer
 from ..errors import ConfigError
 from ..modeling import PersonalizedRewardModel
 from ..user_models import bradley_terry_loss
-from ..user_models.text.base import summary_prefix
 from .summarizer_config import SummarizerConfig
 from .summarizer_state import ReplayBuffer
 from .text_data import TextPairData
@@ -78,7 +77,7 @@ class SummaryReader:
 
     def _batch(self, examples: Sequence[tuple[int, str]]) -> dict[str, torch.Tensor]:
         rows = np.array([row for row, _ in examples])
-        batch = self.pairs.prefixed(rows, [summary_prefix(text) for _, text in examples])
+        batch = self.pairs.under(rows, [self.pairs.shown_summary(text) for _, text in examples])
         return {key: value.to(self.accelerator.device) for key, value in batch.items()}
 
     def update(self, examples: Sequence[tuple[str, Sequence[int]]], n_fresh: int) -> tuple[float, float]:
@@ -124,10 +123,14 @@ class SummaryReader:
     def keep_frozen(self) -> None:
         """Keeps the model as it is now, if `frozen_reader_weight` asks for it."""
         if self.args.frozen_reader_weight:
-            encoder, tokenizer = self.model.user_model._summarizer[:], self.model._tokenizer
-            self.model.user_model._summarizer.clear()
-            self.frozen = copy.deepcopy(self.model).requires_grad_(False).eval()
-            self.model.user_model._summarizer[:], self.model._tokenizer = encoder, tokenizer
+            # What is not the reward model's own is not copied.
+            model, others = self.model, (self.model.user_model._summarizer, self.model._encoder)
+            kept = [other[:] for other in others]
+            for other in others:
+                other.clear()
+            self.frozen = copy.deepcopy(model).requires_grad_(False).eval()
+            for other, values in zip(others, kept):
+                other[:] = values
 
     def broadcast(self) -> None:
         """The first process's weights everywhere."""
@@ -144,7 +147,23 @@ def _distinct(rows: np.ndarray, texts: Sequence[str]) -> tuple[list[tuple[int, s
 
 
 def load_reader(model: Any, args: SummarizerConfig) -> PersonalizedRewardModel:
-    """The reward model that reads summaries, on its own backbone."""
+    """The reward model that reads summaries: on its own backbone, or on the features of `args.reward_encoder`.
+
+    Raises:
+        ConfigError: Both or neither of `model` and `args.reward_encoder`, or a model that reads no summaries.
+    """
+    if (model is None) == (args.reward_encoder is None):
+        raise ConfigError(
+            "Give `reward_model` (what is trained to read summaries) or `reward_encoder` (a frozen encoder, whose "
+            f"features are read); {'both are' if model is not None else 'neither is'} given."
+        )
+    if args.reward_encoder is not None:
+        settings = {
+            "max_new_tokens": args.max_completion_length,
+            **(args.user_model_kwargs or {}),
+            "reader": "embedding",
+        }
+        return PersonalizedRewardModel.from_encoder(args.reward_encoder, args.method, settings)
     if isinstance(model, PersonalizedRewardModel):
         if not hasattr(model.user_model, "attach"):
             raise ConfigError(f"`reward_model` has the user model {model.config.user_model!r}; one of plus is needed.")

@@ -172,8 +172,8 @@ def vocabulary(rows: Iterable[dict[str, Any]], topics: Topics) -> list[str]:
 
 
 def train_start(
-    train: Dataset, output_dir: str | Path, config: TinyStartConfig, text_config: Any
-) -> tuple[Path, Path]:
+    train: Dataset, output_dir: str | Path, config: TinyStartConfig, text_config: Any, with_reader: bool = True
+) -> tuple[Path, Path | None]:
     """Trains the summariser's start and makes the reader; returns their folders.
 
     Args:
@@ -181,6 +181,7 @@ def train_start(
         output_dir: Gets `summarizer/` (trained on its language) and `reader/` (random weights, same tokenizer).
         config: The settings.
         text_config: The user model's settings, which say how a context is shown.
+        with_reader: Make a reader; none is needed where a frozen encoder reads.
     """
     from transformers import Trainer, TrainingArguments
 
@@ -246,10 +247,12 @@ def train_start(
     trainer = StartTrainer(model=model, args=arguments, train_dataset=data, data_collator=collate)
     trainer.train()
     model = trainer.accelerator.unwrap_model(trainer.model)
-    folders = output_dir / "summarizer", output_dir / "reader"
+    folders = output_dir / "summarizer", output_dir / "reader" if with_reader else None
     if not trainer.is_world_process_zero():
         return folders
     for folder, part in zip(folders, (model, reader)):
+        if folder is None:
+            continue
         part.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return folders

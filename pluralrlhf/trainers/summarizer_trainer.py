@@ -71,7 +71,7 @@ class SummarizerTrainer(GRPOTrainer):
     Args:
         model: The summariser: id, folder or causal language model.
         reward_model: Id or folder of a backbone or of a saved [`PersonalizedRewardModel`], or such a model with a
-            `plus` user model.
+            `plus` user model. None with `args.reward_encoder`.
         args: [`SummarizerConfig`].
         train_dataset, eval_dataset: Pairs as in [`PersonalizedRewardTrainer`]; choices are made on `eval_dataset`, whose
             users should be others.
@@ -92,7 +92,7 @@ class SummarizerTrainer(GRPOTrainer):
     def __init__(
         self,
         model: Any,
-        reward_model: Any,
+        reward_model: Any = None,
         args: SummarizerConfig | None = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | None = None,
@@ -122,6 +122,9 @@ class SummarizerTrainer(GRPOTrainer):
         # Data
         self.pairs = TextPairData(self.reader, users=users)
         self._train_rows = self.pairs.add("train", train_dataset)
+        if args.reward_encoder is not None:
+            head.set_standardization(*self.pairs.standardization(self._train_rows))
+            head.set_feature_noise(args.reward_feature_noise)
         self._eval_rows = None if eval_dataset is None else self.pairs.add("validation", eval_dataset)
         if warmup_text is None:
             warmup_text = _warmup_text(args)

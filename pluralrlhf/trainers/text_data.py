@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from ..features.prefix import PrefixTokenizer
 from ..features.tokenization import as_messages
 from ..features.truncation import read_part
 from ..user_models.text import UserContext
+from ..user_models.text.base import summary_prefix
 from .pair_data import SIDES, PairData
 
 PairRow = dict[str, Any]
+_MAX_EMBEDDED = 20_000
 
 
 def pair_data(model: Any, *args: Any, users: Any = None, **kwargs: Any) -> PairData:
@@ -58,6 +60,7 @@ class TextPairData(PairData):
         self._tokenizer = None if self.frozen else PrefixTokenizer(model.tokenizer)
         self._rows: dict[int, PairRow] = {}
         self._texts_cut = 0
+        self._embedded: dict[str, Tensor] = {}
 
     def _texts(self, dataset: Any):
         # As messages, also where they are plain texts: what stands in front must not change the rest.
@@ -137,6 +140,21 @@ class TextPairData(PairData):
             return self.targets(rows) | self._text_features(self._once(self.model.user_model.texts, contexts))
         return self.prefixed(rows, self._once(self.model.user_model.prefixes, contexts))
 
+    def shown(self, contexts: Sequence[UserContext]) -> list:
+        """What the reward model is shown of each context: texts with a frozen encoder, messages with a backbone."""
+        head = self.model.user_model
+        return head.texts(contexts) if self.frozen else head.prefixes(contexts)
+
+    def shown_summary(self, text: str) -> Any:
+        """The same for a text that somebody wrote."""
+        return text if self.frozen else summary_prefix(text)
+
+    def under(self, rows: np.ndarray, shown: Sequence[Any]) -> dict[str, Tensor]:
+        """Targets (B,) with what is shown of each row's user; texts that a model just wrote stay out of the cache."""
+        if self.frozen:
+            return self.targets(rows) | self._text_features(shown, self._embed_in_memory)
+        return self.prefixed(rows, shown)
+
     def prefixed(self, rows: np.ndarray, prefixes: Sequence[list[dict[str, str]]]) -> dict[str, Tensor]:
         """Targets (B,) with the messages about each row's user in front, as padded or packed tokens."""
         limit = self.model.config.max_length
@@ -151,9 +169,9 @@ class TextPairData(PairData):
                 sides[side].append(np.asarray(ids))
         return self._packed(np.asarray(rows), sides) if self.packing else self._padded(sides)
 
-    def _text_features(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def _text_features(self, texts: Sequence[str], embed: Callable | None = None) -> dict[str, Tensor]:
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        values = self.embed_texts(list(distinct))
+        values = (embed or self.embed_texts)(list(distinct))
         index = torch.tensor([distinct[text] for text in texts])[:, None]
         return {
             "context_features": torch.stack([values, torch.zeros_like(values)], 1),
@@ -167,6 +185,19 @@ class TextPairData(PairData):
         parts = read_part(parts, self.model.encoder)
         table = self.cache.embed(parts, self.model.encoder, progress=False)
         return torch.from_numpy(table.gather(np.asarray(table.index)).reshape(len(texts), -1).astype(np.float32))
+
+    def _embed_in_memory(self, texts: Sequence[str]) -> Tensor:
+        """`embed_texts` without a file for every few texts: of those met lately, vectors are kept in memory.
+
+        One at a time: a vector's last bits depend on the texts encoded with it, and a resumed run has met others.
+        """
+        for text in texts:
+            if text not in self._embedded:
+                self._embedded[text] = self.model.featurize([""], [text or " "])[0].cpu()
+        out = torch.stack([self._embedded[text] for text in texts])
+        while len(self._embedded) > _MAX_EMBEDDED:
+            del self._embedded[next(iter(self._embedded))]
+        return out
 
     def context(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
         if not self.frozen:

