@@ -36,11 +36,15 @@ def read_json(path: str, what: str) -> Any:
     return rows
 
 
-def read_history(path: str) -> list[dict[str, Any]]:
+def read_history(path: str, user_id: str | None = None) -> list[dict[str, Any]]:
     """One user's labelled pairs.
 
     A row with `messages` is a chat log: each answer rated "up" is paired with each answer rated "down" to the same
-    messages before it, and otherwise with a disliked answer from elsewhere in the logs, in turn.
+    messages before it, and otherwise with a disliked answer from elsewhere in the user's logs, in turn. Where rows have a
+    `user_id`, those of the user are read.
+
+    Raises:
+        DataError: A row that cannot be read, no pair, none of this user, or several users and nothing says which.
     """
     rows = read_json(path, "--history")
     rows = rows.get("pairs", [rows]) if isinstance(rows, dict) else rows if isinstance(rows, list) else [rows]
@@ -52,6 +56,10 @@ def read_history(path: str) -> list[dict[str, Any]]:
             raise DataError(
                 f"found {type(row).__name__}, not an object", "Give one object a row.", file=path, row=number
             )
+    own = _owners(rows, user_id, path)
+    for number, row in enumerate(rows, 1):
+        if number not in own:
+            continue
         if "messages" in row:
             rated += _rated(row["messages"], path, number)
             continue
@@ -65,6 +73,25 @@ def read_history(path: str) -> list[dict[str, Any]]:
             "no answer rated up and no answer rated down to set against it", "Rate at least one of each.", file=path
         )
     return pairs
+
+
+def _owners(rows: list[dict[str, Any]], user_id: str | None, path: str) -> set[int]:
+    """Numbers of the user's rows."""
+    users = {str(row["user_id"]) for row in rows if row.get("user_id") is not None}
+    if user_id is None:
+        if len(users) > 1:
+            raise DataError(
+                f"the rows are of {len(users)} users", "Say whose summary is wanted: `--user_id`.", file=path
+            )
+        return set(range(1, len(rows) + 1))
+    own = {n for n, row in enumerate(rows, 1) if row.get("user_id") is None or str(row["user_id"]) == str(user_id)}
+    if users and not any(rows[n - 1].get("user_id") is not None for n in own):
+        raise DataError(
+            f"no row is of the user given as `--user_id`, but of {len(users)} others",
+            "Check the id, or give a file of this user.",
+            file=path,
+        )
+    return own
 
 
 def _rated(messages: Any, path: str, row: int) -> list[tuple[list[dict[str, str]], str, bool, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 EXAMPLE = """example:
   pluralrlhf user summarize --model runs/pets-plus --history anna.jsonl --user_id anna --out users/anna.json
@@ -11,6 +12,7 @@ anna.jsonl, one row a line, either pairs or rated chat logs:
   {"prompt": "Which pet?", "chosen": "A cat naps on your lap.", "rejected": "Dogs love long walks."}
   {"messages": [{"role": "user", "content": "Which pet?"},
                 {"role": "assistant", "content": "A cat naps on your lap.", "rating": "up"}]}
+Rows with a `user_id` may be of several users: those of `--user_id` are read.
 """
 
 
@@ -27,8 +29,11 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user summarize")
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="saved text-route model, such as plus")
     add("--history", required=True, metavar="FILE", help=HISTORY_HELP)
-    add("--user_id", help="noted in the summary's file")
-    add("--n_context", type=int, metavar="K", help="use the last K pairs (default: all)")
+    add(
+        "--user_id",
+        help="whose rows of the history are read, where rows have a `user_id`; noted in the summary's file",
+    )
+    add("--n_context", type=int, metavar="K", help="use the last K pairs (default: as many as the model reads)")
     add("--out", metavar="FILE", help="JSON file to write (default: standard output)")
     args = parser.parse_args(argv)
 
@@ -37,8 +42,16 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user summarize")
 
     if args.n_context is not None and args.n_context < 1:
         raise ConfigError(f"`--n_context` is {args.n_context}; give at least 1.")
-    pairs = read_history(args.history)[-args.n_context if args.n_context else 0 :]
+    pairs = read_history(args.history, args.user_id)
     model = load_text_model(args.model)
+    limit = getattr(model.user_model.config, "max_pairs", None)
+    n_read = min(n for n in (args.n_context, limit, len(pairs)) if n is not None)
+    if n_read < min(len(pairs), args.n_context or len(pairs)):
+        print(
+            f"note: the summariser was trained on up to {limit} pairs: the last {limit} of {len(pairs)} are read",
+            file=sys.stderr,
+        )
+    pairs = pairs[-n_read:]
     state = model.encode_user(pairs)
     state.provenance["model_sha256"] = model_sha256(args.model)
     if args.user_id:

@@ -114,6 +114,13 @@ class SummarizerTrainer(GRPOTrainer):
         self.reader = load_reader(reward_model, args)
         head = self.reader.user_model
         head.attach(None, processing_class)
+        if not head.reads_users:
+            # Longer histories than it has met would be misread; what is saved says so.
+            head.config.max_pairs = args.n_context
+            self.reader.config.user_model_kwargs = {
+                **(self.reader.config.user_model_kwargs or {}),
+                "max_pairs": args.n_context,
+            }
         if args.beta and isinstance(model, PreTrainedModel) and not model.config._name_or_path:
             start = Path(args.output_dir) / "start" / "summarizer"
             model.save_pretrained(start)

@@ -78,6 +78,25 @@ def test_thumbs_become_pairs(tmp_path):
     assert len({pair["pair_id"] for pair in pairs}) == 2
 
 
+def test_a_history_of_several_users_is_read_for_one(tmp_path):
+    rows = [
+        {**log(text, rating), "user_id": user}
+        for user, text, rating in (
+            ("anna", "A cat.", "up"), ("bob", "A dog.", "up"), ("anna", "A fish.", "down"), ("bob", "A cat.", "down"),
+        )
+    ]  # fmt: skip
+    path = write(tmp_path / "all.jsonl", rows)
+    for user, liked, disliked in (("anna", "A cat.", "A fish."), ("bob", "A dog.", "A cat.")):
+        (pair,) = read_history(path, user)
+        assert (pair["chosen"][0]["content"], pair["rejected"][0]["content"]) == (liked, disliked)
+    with pytest.raises(DataError, match="of 2 users"):
+        read_history(path)
+    with pytest.raises(DataError, match="no row is of the user"):
+        read_history(path, "carl")
+    assert len(read_history(write(tmp_path / "one.jsonl", rows[::2]))) == 1
+    assert len(read_history(write(tmp_path / "none.jsonl", [log("A cat.", "up"), log("A dog.", "down")]), "anna")) == 1
+
+
 @pytest.mark.parametrize(
     ("rows", "match"),
     [

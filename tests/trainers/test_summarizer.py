@@ -183,6 +183,7 @@ def test_a_saved_pair_scores_as_in_training(finished, tmp_path):
     margin = one.reading.margins(np.array([5]), expected)[0]
     rewards = model.score([target["prompt"]] * 2, [target["chosen"], target["rejected"]], state)
     assert float(rewards[0] - rewards[1]) == pytest.approx(margin, abs=1e-5)
+    assert model.user_model.config.max_pairs == one.args.n_context
     assert not list(tmp_path.rglob("*.bin"))
 
 

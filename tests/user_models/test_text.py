@@ -16,7 +16,7 @@ from pluralrlhf.features.prefix import PrefixTokenizer
 from pluralrlhf.modeling import PersonalizedRewardModel
 from pluralrlhf.trainers.text_data import TextPairData
 from pluralrlhf.user_models import USER_MODELS, build_user_model, user_model_class
-from pluralrlhf.user_models.text import TextState, UserContext
+from pluralrlhf.user_models.text import TextState, UserContext, context_messages
 from pluralrlhf.user_models.text.base import summary_prefix, user_messages
 from pluralrlhf.user_models.text.plus import request_ids
 from tests.tiny import pet_dataset, tiny_backbone, tiny_tokenizer
@@ -93,6 +93,22 @@ def test_an_edited_summary_is_read_in_place_of_the_stored_messages():
     model = reward_model("icl")
     data = model.encode_user(PAIRS).to_json() | {"summary": "the user likes dog .", "edited": True}
     assert TextState.from_json(data).prefixes == [summary_prefix("the user likes dog .")]
+
+
+def test_a_summariser_reads_no_more_pairs_than_it_was_trained_on():
+    turned = [{**p, "chosen": p["rejected"], "rejected": p["chosen"]} for p in PAIRS]
+    assert len(PAIRS) > 2
+    some = UserContext(tuple(PAIRS)).first(2).pairs
+    assert len(some) == 2 and all(pair in PAIRS for pair in some)
+    assert UserContext(tuple(PAIRS[::-1])).first(2).sorted_pairs() == UserContext(tuple(some)).sorted_pairs()
+    assert {p["chosen"] for p in UserContext(tuple(turned)).first(2).pairs} == {p["rejected"] for p in some}
+    model = reward_model("plus", max_pairs=2).user_model
+    read = []
+    model._write = lambda chats: read.extend(chats) or ["."] * len(chats)
+    model.texts([UserContext(tuple(PAIRS)), UserContext(tuple(some))])
+    assert read == [context_messages(UserContext(tuple(some)), model.config)]
+    with pytest.raises(ConfigError, match="`max_pairs` is 0"):
+        reward_model("plus", max_pairs=0)
 
 
 def test_random_sentences_do_not_tell_what_was_preferred():

@@ -42,6 +42,16 @@ class UserContext:
         """The pairs in an order that depends on their content alone, so that the order given changes nothing."""
         return sorted(self.pairs, key=lambda pair: _digest([pair[k] for k in ("prompt", "chosen", "rejected")]))
 
+    def first(self, n: int | None) -> UserContext:
+        """The context with `n` of its pairs at most, the same ones whatever their order and whichever sides were chosen."""
+        if n is None or len(self.pairs) <= n:
+            return self
+        key = [
+            _digest([pair["prompt"], *sorted(map(_digest, (pair["chosen"], pair["rejected"])))]) for pair in self.pairs
+        ]
+        kept = sorted(range(len(key)), key=key.__getitem__)[:n]
+        return dataclasses.replace(self, pairs=[self.pairs[i] for i in kept])
+
 
 @dataclass
 class TextConfig:

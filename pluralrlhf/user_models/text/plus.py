@@ -25,12 +25,20 @@ class PlusConfig(TextConfig):
         summarizer: Folder or id of the language model that writes summaries. A name without a folder in front of it is
             looked for beside the saved reward model.
         max_new_tokens: Longest summary, in tokens.
+        max_pairs: Most pairs of a context that are read: `SummarizerTrainer` sets as many as it trained on, since a
+            summariser misreads longer histories than it has met. Unset: all of them.
         batch_size: Contexts summarised at once.
     """
 
     summarizer: str = FOLDER
     max_new_tokens: int = 64
+    max_pairs: int | None = None
     batch_size: int = 32
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_pairs is not None and self.max_pairs < 1:
+            raise ConfigError(f"`max_pairs` is {self.max_pairs}; give at least 1, or leave it out.")
 
 
 class Plus(TextUserModel):
@@ -96,7 +104,7 @@ class Plus(TextUserModel):
         return self._summarizer[0]
 
     def texts(self, contexts: Sequence[UserContext]) -> list[str]:
-        chats = [context_messages(context, self.config) for context in contexts]
+        chats = [context_messages(context.first(self.config.max_pairs), self.config) for context in contexts]
         keys = [json.dumps(chat, sort_keys=True) for chat in chats]
         new = {key: chat for key, chat in zip(keys, chats) if chat and key not in self._known}
         if new:
