@@ -88,8 +88,9 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     Two views. *Shared pairs*: the same two responses judged by several users; the bound is the choice of the majority
     of the *other* users. *Win rates*: where pairs are rarely shared, each response's share of won comparisons in the
     judgments of the other users; the higher one is predicted. Both leave the judging user out; ties count one half;
-    accuracies are means over users. `reach` is the higher of the two (win rates only, where few pairs are shared).
-    `majority_in_sample` includes the user's own vote: no model without users can be above it on shared pairs.
+    accuracies are means over users. `reach` is the higher of the two (win rates only, where few pairs are shared), and
+    at least one half, which a guess gets. `majority_in_sample` includes the user's own vote: no model without users can
+    be above it on shared pairs.
     """
     low, high = np.minimum(pairs.chosen, pairs.rejected), np.maximum(pairs.chosen, pairs.rejected)
     key = _codes(pairs.prompt, low, high)
@@ -99,6 +100,11 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     shared = own_n < n[key]  # another user judged this pair too
     majority = _vote(wins[key], n[key], first)
     others = _vote(wins[key] - own_wins, n[key] - own_n, first)
+    shared_keys = np.unique(key[shared])
+    k, w = n[shared_keys], wins[shared_keys]
+    if evenly_dealt(k, w):
+        # Without the judge's own vote, the others of an even group lean against it, whatever the judge chose.
+        others = np.where(np.abs(2 * wins - n)[key] <= 1, 0.5, others)
 
     response = _codes(np.tile(pairs.prompt, 2), np.concatenate([pairs.chosen, pairs.rejected]))
     won = np.repeat([1.0, 0.0], len(pairs))
@@ -110,8 +116,6 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     by_rate = np.where(np.abs(margin) < 1e-12, 0.5, margin > 0)
     rated = ((rn[response] - rown_n) > 0).reshape(2, -1).all(0)
 
-    shared_keys = np.unique(key[shared])
-    k, w = n[shared_keys], wins[shared_keys]
     judges = np.bincount(np.unique(np.stack([response, user2]), axis=1)[0]) if len(pairs) else np.zeros(0)
     often = judges >= 5
     contested = np.abs(rwins[often] / rn[often] - 0.5) < 0.3
@@ -128,7 +132,8 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     # The majority of few judges is noise: where pairs are rarely shared only the win rates tell.
     told = ("majority_of_others", "win_rate_of_others") if share >= _RARELY_SHARED else ("win_rate_of_others",)
     for row in bounds.values():
-        row["reach"] = max((row[key]["accuracy"] for key in told if row[key]["accuracy"] is not None), default=None)
+        known = [row[key]["accuracy"] for key in told if row[key]["accuracy"] is not None]
+        row["reach"] = max(0.5, *known) if known else None
     return {
         "disagreement": {
             "shared_pairs": len(shared_keys),
@@ -140,6 +145,22 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
         },
         "global_bound": {"judged_by": told, "splits": bounds},
     }
+
+
+def evenly_dealt(judges: np.ndarray, wins: np.ndarray) -> bool:
+    """Whether more pairs split their judges into halves than judges who come one by one could, whatever they want.
+
+    So it is where people were chosen to be of opposite kinds in equal numbers.
+
+    Args:
+        judges, wins: (m,) how many judged each pair, and chose its first response.
+    """
+    n = judges.astype(np.int64)
+    log_factorial = np.cumsum(np.log(np.maximum(np.arange(n.max(initial=0) + 1), 1)))
+    # The chance of a margin of at most one is greatest where both responses are wanted equally.
+    chance = np.exp(log_factorial[n] - log_factorial[n // 2] - log_factorial[n - n // 2] - n * np.log(2)) * (1 + n % 2)
+    halves = np.abs(2 * wins - n) <= 1
+    return bool(halves.sum() > chance.sum() + 3 * np.sqrt((chance * (1 - chance)).sum()))
 
 
 def context_sizes(pairs: Pairs) -> dict[str, Any]:

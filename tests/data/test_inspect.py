@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from tables import build, jsonl, read, write
 
-from pluralrlhf.data import pair_files
+from pluralrlhf.data import build_dataset, pair_files
 from pluralrlhf.data.arrays import read_pairs
 from pluralrlhf.data.history import CONTEXT_SPLIT
 from pluralrlhf.data.inspect import POOL, agreement, context_sizes, inspect_dataset, leaks
+from pluralrlhf.data.populations.pets import Pets
 from pluralrlhf.data.schema import SPLITS, messages, pairs_schema
 
 MUST_BE_ZERO = (
@@ -90,6 +91,40 @@ def test_the_bound_against_a_loop(folder):
     expected = np.mean([np.mean(c) for c in correct.values()])
     found = agreement(read_pairs(pair_files(folder)))["global_bound"]["splits"]["all"]
     assert found["majority_of_others"] == {"accuracy": pytest.approx(expected), "n_users": 60, "n_pairs": len(rows)}
+
+
+@pytest.mark.parametrize(
+    ("votes_for_first", "expected"),
+    [
+        ([(1, 2)] * 2, 0.5),  # the README's two people who want opposite things
+        ([(10, 20)] * 30, 0.5),  # kinds of equal numbers
+        ([(10, 20)] * 30 + [(20, 20)] * 30, 0.75),  # they agree on half of the pairs
+        ([(10, 21), (11, 21)] * 30, 0.5),
+        ([(14, 20)] * 30, 0.7),
+        ([(1, 1)] * 9 + [(1, 4)], 0.75),  # a pair that one user judged says nothing
+        ([(1, 2)] * 15 + [(2, 2), (0, 2)] * 8, 16 / 31),  # coin flips of two: who agrees is chance
+    ],
+)
+def test_the_reach_of_one_answer_against_a_count(tmp_path, votes_for_first, expected):
+    rows = []
+    for number, (first, n) in enumerate(votes_for_first):
+        # Who is of which kind turns from pair to pair, so that every user has the same pairs and mean.
+        for user in range(n):
+            texts = ("A", "B") if (user + number) % n < first else ("B", "A")
+            rows.append(row(f"u{user}" if n > 1 else f"alone{number}", f"i{number}", *texts))
+    report = agreement(planted(tmp_path, **{TRAIN: rows}))
+    bound = report["global_bound"]["splits"]["all"]
+    shared = [(first, n) for first, n in votes_for_first if n > 1]
+    assert bound["majority_of_others"]["n_pairs"] == sum(n for _, n in shared)
+    assert bound["reach"] == pytest.approx(expected, abs=0.01)
+    most = np.average([max(first, n - first) / n for first, n in shared], weights=[n for _, n in shared])
+    assert bound["majority_in_sample"]["accuracy"] == pytest.approx(most, abs=0.05)
+
+
+def test_one_answer_reaches_half_on_pets(tmp_path):
+    build_dataset(Pets(n_users=40), tmp_path / "pets")
+    for bound in inspect_dataset(tmp_path / "pets")["global_bound"]["splits"].values():
+        assert bound["reach"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_win_rates_speak_where_pairs_are_rarely_shared(tmp_path):
