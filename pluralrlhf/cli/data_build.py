@@ -246,6 +246,8 @@ def _print_summary(out: Any) -> None:
             print(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in lost.items() if n))
     if build["skipped_invalid"]:
         print(f"  the skipped rows are in {out / 'skipped.jsonl'}")
+    if changed := counts["stripped_ids"]:
+        print(f"  note: white space around {changed:,} user and item ids was taken off")
     empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in counts["splits"]]
     if (judges := counts["splits"].get(VALIDATION, {}).get("users", 0)) in range(1, 10):
         people = "1 validation user" if judges == 1 else f"{judges} validation users"

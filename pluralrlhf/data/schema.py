@@ -118,7 +118,7 @@ def kind(value: Any) -> str:
 
 
 def clean_id(value: Any, column: str, **where: Any) -> str:
-    """An id as a string: strings and integers are taken, everything else is a `RowError`.
+    """An id as a string without surrounding white space: strings and integers are taken, all else is a `RowError`.
 
     Decimal numbers are refused because 3.0 and 3 would become two ids: they appear when a missing value turned a
     column of integers into decimals.
@@ -144,7 +144,7 @@ def clean_id(value: Any, column: str, **where: Any) -> str:
         found, reason = "an id with a line break or control character", "control_character"
         remedy = "Remove it"
     else:
-        return value
+        return value.strip()
     raise RowError(reason, found, f"{remedy}, {_SKIP}", column=column, **where)
 
 

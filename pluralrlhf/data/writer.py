@@ -157,6 +157,7 @@ class _Build:
                 "users": len(kept),
                 "users_below_min_pairs": len(short),
                 "users_without_pairs": without_pairs,
+                "stripped_ids": described.get("stripped_ids", 0),
                 "splits": counts,
             },
             "dropped": dict(sorted((+self.dropped + Counter(self.source.dropped)).items())),

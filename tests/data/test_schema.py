@@ -44,6 +44,8 @@ def test_a_good_row_passes_unchanged():
 def test_ids_are_texts_or_whole_numbers():
     row = validate_pair(pair(user_id=7, pair_id=-3, item_ids=[1, "b", "1"]))
     assert (row["user_id"], row["pair_id"], row["item_ids"]) == ("7", "-3", ["1", "b"])
+    assert validate_pair(pair(user_id=" u\t", item_ids=["p", "p "])) == pair()
+    assert validate_user({"user_id": "u "})["user_id"] == "u"
     for bad in (True, 3.0, math.nan, None, "", "  ", b"u", ["u"], "a\x00", "a\nb", "x" * 1000, 10**6000):
         with pytest.raises(RowError, match="user_id"):
             validate_pair(pair(user_id=bad))

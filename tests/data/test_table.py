@@ -200,6 +200,34 @@ def test_choices_of_several_raters_in_a_row(tmp_path):
     assert [(p["user_id"], p["pair_id"]) for p in listed] == [(7, "x/7"), (9, "x/9")]
 
 
+@pytest.mark.parametrize("layout", ["pairs", "choices", "ratings"])
+def test_white_space_around_ids_makes_no_second_person(layout, tmp_path, capsys):
+    table = []
+    for number, r in enumerate(rows(users=12)):
+        space = ["", " ", "\t"][number % 3]
+        one = {
+            "user_id": r["user_id"] + space,
+            "prompt": r["prompt"],
+            "topic": space + r["prompt"],
+            "profile": "Curious.",
+        }
+        if layout == "pairs":
+            table.append({**one, "chosen": r["chosen"], "rejected": r["rejected"]})
+        elif layout == "choices":
+            table.append({**one, "response_a": r["chosen"], "response_b": r["rejected"], "choice": "a"})
+        else:
+            table += [{**one, "response": r["chosen"], "rating": 2}, {**one, "response": r["rejected"], "rating": 1}]
+    flags = ["--items", "topic", "--map", "profile=profile"]
+    status, folder = build(tmp_path, *flags, path=write(tmp_path / "t.jsonl", jsonl(table)))
+    assert status == 0
+    found = read(folder)
+    assert {r["user_id"] for r in found} == {f"user{u}" for u in range(12)}
+    assert {item for r in found for item in r["item_ids"]} <= {f"Question {q}?" for q in range(8)}
+    assert load_users(folder)["profile"] == ["Curious."] * 12
+    stripped = {value for r in table for value in (r["user_id"], r["topic"]) if value != value.strip()}
+    assert f"note: white space around {len(stripped)} user and item ids was taken off" in capsys.readouterr().out
+
+
 RATINGS = [
     {"user_id": f"u{u}", "prompt": f"Q{q}", "response": f"R{q}-{r}", "rating": (u * 7 + q * 5 + r * 3) % 6}
     for u in range(6)

@@ -183,6 +183,7 @@ class Table(Source):
             "licence": self.licence,
             "attribution": self.attribution,
             "notes": " ".join(notes),
+            "stripped_ids": len(self.row_reader.stripped) if self.row_reader else 0,
         }
 
     def progress(self) -> float | None:

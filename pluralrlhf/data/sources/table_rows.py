@@ -45,6 +45,7 @@ class RowReader:
     scale: RatingScale
     dropped: Counter
     profiles: dict[str, str | None] = field(default_factory=dict)
+    stripped: set[str] = field(default_factory=set)  # ids that had white space around them
     _seen: set[int] = field(default_factory=set)
     _repeats: Counter = field(default_factory=Counter)
 
@@ -82,6 +83,7 @@ class RowReader:
                 self.dropped["tie"] += 1
                 continue
             chosen, rejected = texts if side == "a" else texts[::-1]
+            rater = self._id(rater)
             pair: dict[str, Any] = {"user_id": rater, "prompt": prompt, "chosen": chosen, "rejected": rejected}
             pair["item_ids"] = self._items(row, prompt, chosen, rejected)
             pair["pair_id"] = self._pair_id(pair) if pair_id is MISSING else pair_id
@@ -118,7 +120,7 @@ class RowReader:
             items = () if self.items in ("prompt", "responses") else self._items(row, prompt, text)
             items = tuple(clean_id(item, self.items) for item in items)
             for rater, rating in self._raters(row, user, "rating", value):
-                rater = clean_id(rater, columns.found.get("user_id", columns.found["rating"]))
+                rater = clean_id(self._id(rater), columns.found.get("user_id", columns.found["rating"]))
                 try:
                     judged.append((rater, prompt, text, self.scale(rating), items))
                 except RowError as error:
@@ -174,7 +176,14 @@ class RowReader:
         if value is MISSING:
             found = f"there is no column `{self.items[:40]}`"
             raise RowError("missing_column", found, f"Give every row one, {_SKIP}", column=self.items[:40])
-        return value if isinstance(value, list) else [value]
+        return [self._id(item) for item in (value if isinstance(value, list) else [value])]
+
+    def _id(self, value: Any) -> Any:
+        """An id without white space around it, so that one person in two spellings does not become two."""
+        if isinstance(value, str) and (bare := value.strip()) != value:
+            self.stripped.add(value)
+            return bare
+        return value
 
     def _pair_id(self, pair: dict[str, Any]) -> str:
         """A hash of who judged what how; a repeat of the same judgment gets a number."""
