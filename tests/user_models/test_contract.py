@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 from pluralrlhf.errors import ConfigError
-from pluralrlhf.user_models import USER_MODELS, UserState, build_user_model, user_model_class
+from pluralrlhf.user_models import USER_MODELS, UserState, build_config, build_user_model, user_model_class
 
 D = 12
 HEAD_ROUTE = [name for name in USER_MODELS if getattr(user_model_class(name), "route", "head") == "head"]
@@ -179,3 +181,22 @@ def test_opposite_users_get_opposite_answers(name):
 def test_the_test_of_learning_can_fail():
     unknown, known, flipped = learn("btl", {}, steps=60)
     assert max(abs(unknown - 0.5), abs(known - 0.5), abs(flipped - 0.5)) < 0.06
+
+
+SIMPLE = {"int": ["x", 1.5, True], "float": ["1e-3", True], "str": [3, None], "bool": ["yes", 1]}
+
+
+@pytest.mark.parametrize("name", USER_MODELS)
+def test_a_setting_of_another_type_is_named_before_anything_is_built(name):
+    config = user_model_class(name).config_class
+    for field in dataclasses.fields(config):
+        for value in SIMPLE.get(field.type, ()):
+            with pytest.raises(ConfigError, match=f"`user_model_kwargs` of `{name}`: `{field.name}` is .*; give a? ?"):
+                build_config(config, {field.name: value}, name)
+    build_config(config, {f.name: f.default for f in dataclasses.fields(config)}, name)
+    with pytest.raises(ConfigError, match=r"`user_model_kwargs` is 'hidden=1', not settings by name. Write JSON"):
+        build_config(config, "hidden=1", name)
+
+
+def test_whole_numbers_are_numbers():
+    assert build_config(user_model_class("spl").config_class, {"guide": 1}, "spl").guide == 1
