@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PluralRLHFError(ValueError):
     """Base of every error that is the caller's to fix. The command line prints it without a traceback."""
@@ -38,3 +42,25 @@ class DataError(PluralRLHFError):
         if column:
             where.append(f"column `{column}`")
         super().__init__(f"{', '.join(where) + ': ' if where else ''}{found}. {remedy}")
+
+
+@contextmanager
+def loading(argument: str, name: str | os.PathLike) -> Iterator[None]:
+    """Turns what transformers raises for a model that it does not find into a `ConfigError` with both readings.
+
+    Args:
+        argument: What the caller calls it.
+        name: The folder or Hub id that is loaded inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:  # the disk's own, such as a missing right
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if os.path.isdir(name):
+            raise ConfigError(f"`{argument}`: the folder {str(name)!r} holds no model ({reason}).") from None
+        raise ConfigError(
+            f"`{argument}`: there is no folder {str(name)!r} here, and as the id of a model on the Hub it could not be "
+            f"loaded ({reason}). Check the path; or the id, and that the Hub is reachable or the model is in its cache."
+        ) from None

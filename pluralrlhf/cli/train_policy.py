@@ -59,7 +59,7 @@ class PolicyArguments:
 def make_user(kind: str, world, model: str | None, base_url: str | None, settings: dict | None):
     """The simulated users that the arguments name."""
     from ..environments.base import ScriptedUser
-    from ..errors import ConfigError
+    from ..errors import ConfigError, loading
 
     settings = dict(settings or {})
     try:
@@ -77,9 +77,9 @@ def make_user(kind: str, world, model: str | None, base_url: str | None, setting
 
         from ..environments.local_user import LocalLMUser
 
-        return LocalLMUser(
-            AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), **settings
-        )
+        with loading("user_model", model):
+            loaded = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+        return LocalLMUser(*loaded, **settings)
     except TypeError as error:
         raise ConfigError(f"`user_kwargs` does not fit `user: {kind}`: {error}.") from None
 
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
     from ..environments import make_world
-    from ..errors import ConfigError
+    from ..errors import ConfigError, loading
     from ..evaluation.policy import play, summarise
     from ..trainers.multi_turn_config import MultiTurnGRPOConfig
     from ..trainers.multi_turn_trainer import MultiTurnGRPOTrainer
@@ -125,7 +125,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         start = str(out / "start")
         if not (out / "start" / "config.json").is_file():
             train_start(world, start, config)
-    tokenizer = AutoTokenizer.from_pretrained(start)
+    with loading("model", start):
+        tokenizer = AutoTokenizer.from_pretrained(start)
     user = make_user(policy.user, world, policy.user_model, policy.user_base_url, policy.user_kwargs)
     belief = None
     if policy.belief != "exact":

@@ -248,8 +248,6 @@ def load_model(path: str | Path) -> PersonalizedRewardModel:
     logging.disable_progress_bar()
     try:
         return PersonalizedRewardModel.from_pretrained(str(path)).eval()
-    except OSError as error:
-        raise ConfigError(f"`--model` {path}: cannot be loaded ({str(error).splitlines()[0]}).") from None
     finally:
         if shown:
             logging.enable_progress_bar()

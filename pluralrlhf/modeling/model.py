@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..errors import ConfigError
+from ..errors import ConfigError, loading
 from ..features.encoders import TextEncoder, load_encoder
 from ..features.pooling import pool
 from ..features.shared_prefix import PackedTrees, last_hidden_states
@@ -145,7 +145,8 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
         name = None
         if isinstance(backbone, str):
             name = backbone
-            backbone = AutoModel.from_pretrained(backbone, **model_init_kwargs)
+            with loading("model_name_or_path", name):
+                backbone = AutoModel.from_pretrained(name, **model_init_kwargs)
         inner = backbone.config.get_text_config()
         settings = {**backbone.config.to_dict(), "model_type": backbone.config.model_type}
         config = PersonalizedRewardModelConfig(
@@ -180,7 +181,8 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
             raise ConfigError(f"There is no folder {folder}. Check the path, or give a Hub id such as `user/model`.")
         if (folder / "adapter" / "adapter_config.json").is_file():
             return load_with_adapter(cls, folder, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with loading("model", pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Saves weights (safetensors), configuration and, for a backbone, its tokenizer; adapters beside their base."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from peft import PeftModel
 from transformers import AutoModel, BitsAndBytesConfig
 
-from ..errors import ConfigError
+from ..errors import ConfigError, loading
 
 if TYPE_CHECKING:
     from .model import PersonalizedRewardModel
@@ -55,7 +55,9 @@ def load_with_adapter(cls, folder: Path, config=None, **kwargs) -> PersonalizedR
     options = {key: kwargs[key] for key in ("dtype", "device_map", "attn_implementation", "token") if key in kwargs}
     if quantization and not base.is_dir():
         options["quantization_config"] = BitsAndBytesConfig.from_dict(quantization)
-    model = cls(config, AutoModel.from_pretrained(source, **options))
+    with loading("backbone_name_or_path", source):
+        backbone = AutoModel.from_pretrained(source, **options)
+    model = cls(config, backbone)
     model.user_model.to(model.backbone.device)
     model.config.name_or_path = str(folder)
     model.attach_adapter(PeftModel.from_pretrained(model, str(folder / "adapter")))

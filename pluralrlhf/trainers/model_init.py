@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import ConfigError
+from ..errors import ConfigError, loading
 from ..features.encoders import load_encoder
 from ..modeling import PersonalizedRewardModel
 from .reward_config import PersonalizedRewardConfig
@@ -56,7 +56,8 @@ def build_reward_model(
         if tokenizer is None:
             from transformers import AutoTokenizer
 
-            tokenizer = AutoTokenizer.from_pretrained(model, revision=options.get("revision") or "main")
+            with loading("model_name_or_path", model):
+                tokenizer = AutoTokenizer.from_pretrained(model, revision=options.get("revision") or "main")
     if tokenizer is None:
         raise ConfigError("`processing_class` is required with a backbone given as an object: its tokenizer.")
     if tokenizer.pad_token is None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from ..errors import ConfigError
+from ..errors import ConfigError, loading
 from ..modeling import PersonalizedRewardModel
 from ..user_models import bradley_terry_loss
 from .summarizer_config import SummarizerConfig
@@ -170,7 +170,9 @@ def load_reader(model: Any, args: SummarizerConfig) -> PersonalizedRewardModel:
         return model
     if not isinstance(model, str):
         raise ConfigError("`reward_model` is an id, a folder, or a `PersonalizedRewardModel`.")
-    if AutoConfig.from_pretrained(model).model_type == PersonalizedRewardModel.config_class.model_type:
+    with loading("reward_model", model):
+        config = AutoConfig.from_pretrained(model)
+    if config.model_type == PersonalizedRewardModel.config_class.model_type:
         return load_reader(PersonalizedRewardModel.from_pretrained(model), args)
     tokenizer = AutoTokenizer.from_pretrained(model)
     if tokenizer.pad_token is None:

@@ -15,7 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint, set_seed
 from trl import GRPOTrainer
 
 from ..data.history import mix, stable_hash
-from ..errors import ConfigError
+from ..errors import ConfigError, loading
 from ..features.rendering import neutralize_special_tokens
 from ..metrics import user_mean
 from ..user_models.text import UserContext, context_messages
@@ -105,7 +105,8 @@ class SummarizerTrainer(GRPOTrainer):
         if train_dataset is None:
             raise ConfigError("`train_dataset` is required.")
         if isinstance(model, str) and processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(model, padding_side="left")
+            with loading("model", model):
+                processing_class = AutoTokenizer.from_pretrained(model, padding_side="left")
         if processing_class is None:
             raise ConfigError("`processing_class` is required with a `model` given as an object: its tokenizer.")
 

@@ -84,6 +84,18 @@ def test_train_resume_and_evaluate(tmp_path, pets, capsys, monkeypatch):
         (["--data", "PETS", "--output_dir", "PETS", "--encoder", "offline"], "is a dataset folder; name another"),
         (["--data", "PETS", "--output_dir", "/proc/none/x", "--encoder", "offline"], "no such file or directory"),
         (["--data", "PETS", "--output_dir", "x", "--encoder", "nowhere/model"], "could not be loaded"),
+        (
+            ["--data", "PETS", "--output_dir", "x", "--model_name_or_path", "/tmp/not/there"],
+            "`model_name_or_path`: there is no folder '/tmp/not/there' here",
+        ),
+        (
+            ["--data", "PETS", "--output_dir", "x", "--encoder", "offline", "--user_model_kwargs", "dim=1"],
+            "`user_model_kwargs` is 'dim=1', not settings by name. Write JSON",
+        ),
+        (
+            ["--data", "PETS", "--output_dir", "x", "--encoder", "offline", "--user_model_kwargs", '{"hidden": "x"}'],
+            "`user_model_kwargs` of `ours`: `hidden` is 'x'; give a whole number",
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, pets, capsys, arguments, message):

@@ -152,6 +152,13 @@ def test_mistakes_are_named(tmp_path, frozen):
         frozen.score(["a"], ["b"], [frozen.encode_user()])
     with pytest.raises(ConfigError, match="There is no folder"):
         PersonalizedRewardModel.from_pretrained(str(tmp_path / "nope"))
+    with pytest.raises(ConfigError, match="there is no folder 'runs/nope' here, and as the id of a model on the Hub"):
+        PersonalizedRewardModel.from_pretrained("runs/nope")
+    with pytest.raises(ConfigError, match="there is no folder 'runs/nope' here"):
+        PersonalizedRewardModel.from_backbone("runs/nope")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="empty' holds no model"):
+        PersonalizedRewardModel.from_pretrained(tmp_path / "empty")
     with pytest.raises(ConfigError, match="1 `prompts` and 2 `responses`"):
         frozen.score(["a"], ["b", "c"])
     with pytest.raises(ConfigError, match="made by `btl`"):
