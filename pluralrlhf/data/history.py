@@ -62,6 +62,21 @@ def _flat(column) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
+def id_column(dataset: object, column: str, where: str) -> pa.Array:
+    """A column of ids, or a `DataError` where it is missing or a row has none."""
+    try:
+        values = _flat(_column(dataset, column))
+    except KeyError:
+        remedy = "Build the dataset with `pluralrlhf data build`, or add the column."
+        raise DataError("the column is missing", remedy, file=where, column=column) from None
+    absent = values.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+    if absent.any():
+        found = "NaN" if values.null_count == 0 else "null"
+        row = int(np.flatnonzero(absent)[0]) + 1
+        raise DataError(f"the value is {found}", "Give every row one.", file=where, row=row, column=column)
+    return values
+
+
 class UserHistory:
     """Who judged which pair, on which items, and the contexts that follow from it.
 
@@ -86,26 +101,7 @@ class UserHistory:
         self.splits: dict[str, tuple[int, int]] = {}
         users, pairs, item_values, item_counts, start = [], [], [], [], 0
         for name, dataset in splits.items():
-            columns = {}
-            for column in ("user_id", "pair_id", "item_ids"):
-                try:
-                    columns[column] = _flat(_column(dataset, column))
-                except KeyError:
-                    raise DataError(
-                        "the column is missing",
-                        "Build the dataset with `pluralrlhf data build`, or add the column.",
-                        file=f"split `{name}`",
-                        column=column,
-                    ) from None
-                if columns[column].null_count:
-                    row = int(np.flatnonzero(columns[column].is_null().to_numpy(zero_copy_only=False))[0])
-                    raise DataError(
-                        "the value is null",
-                        "Give every row one.",
-                        file=f"split `{name}`",
-                        row=row + 1,
-                        column=column,
-                    )
+            columns = {c: id_column(dataset, c, f"split `{name}`") for c in ("user_id", "pair_id", "item_ids")}
             users.append(columns["user_id"].cast(pa.large_string()))
             pairs.append(columns["pair_id"].cast(pa.large_string()))
             lists = columns["item_ids"].cast(pa.large_list(pa.large_string()))

@@ -7,6 +7,7 @@ import json
 import logging
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..features.cache import FeatureCache
 from ..features.shared_prefix import PackedTrees
 from ..features.tokenization import tokenize_response
 from ..modeling.packing import PACKING_TOKENS, check_packing, pack
+from .pair_checks import SIDES, check_split, checked_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from ..modeling import PersonalizedRewardModel
 
 logger = logging.getLogger(__name__)
-SIDES = ("chosen", "rejected")
 PACKED = ("input_ids", "position_ids", "visible_until", "row", "token")
 _MAX_RENDERED = 50_000
 
@@ -95,7 +96,7 @@ class PairData:
         """Adds a split and returns its row numbers.
 
         Raises:
-            DataError: No `user_id` for a user model that uses it, no `prompt`, or an empty split.
+            DataError: No `user_id` for a user model that uses it, an empty split, or a row that says nothing.
         """
         if name in self.splits:
             number = 2
@@ -126,21 +127,14 @@ class PairData:
 
     def _with_ids(self, name: str, dataset: Dataset) -> Dataset:
         """The dataset with the contract's columns; ids are made from the texts for a plain TRL preference dataset."""
-        where = f"split `{name}`"
-        if not len(dataset):
-            raise DataError("there are no rows", "Give a split that has some.", file=where)
-        for column in SIDES:
-            if column not in dataset.column_names:
-                raise DataError(
-                    "the column is missing", "Give `prompt`, `chosen`, `rejected`.", file=where, column=column
-                )
+        check_split(name, dataset)
         columns: dict[str, list] = {}
         if "user_id" not in dataset.column_names:
             if self.model.user_model.uses_context:
                 raise DataError(
                     "the column is missing",
                     "Say who made each choice, or train `user_model: btl`, which needs no users.",
-                    file=where,
+                    file=f"split `{name}`",
                     column="user_id",
                 )
             columns["user_id"] = ["anonymous"] * len(dataset)
@@ -160,16 +154,16 @@ class PairData:
             dataset = dataset.add_column(column, values)
         return dataset
 
-    def _texts(self, dataset: Dataset) -> Iterator[tuple[Any, Any, Any]]:
-        for batch in dataset.select_columns(["prompt", *SIDES]).iter(batch_size=1000):
-            yield from zip(batch["prompt"], batch["chosen"], batch["rejected"])
+    def _texts(self, name: str, dataset: Dataset) -> Iterator[tuple[Any, Any, Any]]:
+        batches = dataset.select_columns(["prompt", *SIDES]).iter(batch_size=1000)
+        return checked_texts(name, chain.from_iterable(zip(*(b[c] for c in ("prompt", *SIDES))) for b in batches))
 
     def _embed(self, name: str, dataset: Dataset) -> None:
         # Many pairs share few texts, and rendering one costs more than looking it up.
         rendered: dict[tuple, list[str]] = {}
 
         def parts() -> Iterator[str]:
-            for prompt, *responses in self._texts(dataset):
+            for prompt, *responses in self._texts(name, dataset):
                 for response in responses:
                     key = (_hashable(prompt), _hashable(response))
                     if key not in rendered:
@@ -184,7 +178,7 @@ class PairData:
 
     def _tokenize(self, name: str, dataset: Dataset) -> None:
         limit, truncated = self.model.config.max_length, 0
-        for prompt, *responses in self._texts(dataset):
+        for prompt, *responses in self._texts(name, dataset):
             for side, response in enumerate(responses):
                 ids, cut = tokenize_response(self.model.tokenizer, prompt, response, limit)
                 self._tokens[side].append(ids)

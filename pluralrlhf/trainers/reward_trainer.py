@@ -24,6 +24,7 @@ from .collator import DataCollatorForPersonalizedPreference, EpochRows, EpochSam
 from .device_features import DeviceFeatures
 from .model_card import reward_model_card
 from .model_init import build_reward_model
+from .pair_checks import check_split
 from .peft import peft_config_for
 from .reward_config import PersonalizedRewardConfig
 from .strength import shrink
@@ -97,6 +98,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
                 f"`train_dataset` is a {type(train_dataset).__name__}; a context is drawn from all of a user's pairs, "
                 "so that a map-style `datasets.Dataset` (on disk, memory-mapped) is needed."
             )
+        check_split("train", train_dataset)
         if eval_dataset is not None and not isinstance(eval_dataset, dict):
             eval_dataset = {"validation": eval_dataset}
 

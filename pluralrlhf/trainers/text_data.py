@@ -62,9 +62,9 @@ class TextPairData(PairData):
         self._texts_cut = 0
         self._embedded: dict[str, Tensor] = {}
 
-    def _texts(self, dataset: Any):
+    def _texts(self, name: str, dataset: Any):
         # As messages, also where they are plain texts: what stands in front must not change the rest.
-        for prompt, chosen, rejected in super()._texts(dataset):
+        for prompt, chosen, rejected in super()._texts(name, dataset):
             yield as_messages(prompt, "user"), as_messages(chosen, "assistant"), as_messages(rejected, "assistant")
 
     def row(self, number: int) -> PairRow:

@@ -182,6 +182,31 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path):
         PersonalizedRewardConfig(str(tmp_path), n_context=-1)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("chosen", None, "row 3, column `chosen`: null where a text is expected"),
+        ("prompt", None, "row 3, column `prompt`: null where a text is expected"),
+        ("rejected", "the cat", "row 3, column `rejected`: `chosen` equals `rejected`"),
+        ("user_id", None, "row 3, column `user_id`: the value is null"),
+    ],
+)
+@pytest.mark.parametrize("conversational", [True, False])
+def test_a_row_that_says_nothing_is_named(tmp_path, column, value, message, conversational):
+    rows = pet_rows(2, 3, conversational=conversational)
+    rows[2]["chosen"] = [{"role": "assistant", "content": "the cat "}] if conversational else "the cat "
+    rows[2][column] = [{"role": "assistant", "content": value}] if conversational and value else value
+    with pytest.raises(DataError, match=message):
+        PersonalizedRewardTrainer(args=frozen_args(tmp_path), train_dataset=Dataset.from_list(rows))
+
+
+def test_users_that_are_nan_and_empty_splits_are_refused(tmp_path):
+    nan = Dataset.from_list([{**row, "user_id": float("nan")} for row in pet_rows(2, 3)])
+    for data, message in ((nan, "row 1, column `user_id`: the value is NaN"), (nan.select([]), "there are no rows")):
+        with pytest.raises(DataError, match=message):
+            PersonalizedRewardTrainer(args=frozen_args(tmp_path), train_dataset=data)
+
+
 SCRIPT = """
 import sys, torch
 sys.path.insert(0, {tests!r})
