@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,6 +17,8 @@ from .scale import RewardScale, Scale
 if TYPE_CHECKING:
     from ..features.tokenization import Messages
     from ..modeling import PersonalizedRewardModel
+
+_COLUMNS = ("user_id", "prompt", "chosen", "rejected")
 
 
 class PersonalizedReward:
@@ -44,7 +47,8 @@ class PersonalizedReward:
             a user, the prompt of a group) once, with the same rewards.
 
     Raises:
-        ConfigError: When called: rows with neither `user_id` nor `context`, or a user without history.
+        ConfigError: `model`, `history` or a setting is of another kind. When called: rows with neither `user_id` nor
+            `context`, or a user without history.
     """
 
     def __init__(
@@ -57,22 +61,23 @@ class PersonalizedReward:
         references: Sequence[Mapping[str, Any]] | None = None,
         packing: str | None = None,
     ):
+        if not hasattr(model, "encode_users"):
+            raise ConfigError(
+                f"`model` is {_told(model)}; give a loaded model: `PersonalizedRewardModel.from_pretrained(FOLDER)`."
+            )
         if packing is not None:
             check_packing(model, packing)
+        if n_context is not None and (type(n_context) is not int or n_context < 0):
+            raise ConfigError(
+                f"`n_context` is {n_context!r}; give a whole number of at least 0, or None for all pairs."
+            )
         if unknown_users not in ("error", "prior"):
             raise ConfigError(f"`unknown_users` is {unknown_users!r}; use 'error' or 'prior'.")
         self.model = model.eval()
         self.__name__ = "personalized_reward"
         self.n_context, self.unknown_users, self.packing = n_context, unknown_users, packing
         self.scale = RewardScale(self.model, scale, references, packing)
-        self.history: dict[str, list[dict[str, Any]] | UserState] = {}
-        if isinstance(history, Mapping):
-            for user, known in history.items():
-                self.history[str(user)] = known if isinstance(known, UserState) else list(known)
-        elif history is not None:
-            for row in history:
-                pair = {key: row[key] for key in ("prompt", "chosen", "rejected")}
-                self.history.setdefault(row["user_id"], []).append(pair)
+        self.history = _by_user(history)
         self._states: dict[str, UserState] = {}
 
     @torch.no_grad()
@@ -96,8 +101,9 @@ class PersonalizedReward:
             raise ConfigError("The training data has neither a `user_id` nor a `context` column; add one of them.")
         unknown = [key for key, pairs in pairs_of.items() if pairs is None]
         if unknown and self.unknown_users == "error":
+            named = ", ".join(repr(user[:40]) for user in unknown[:3]) + (" …" if len(unknown) > 3 else "")
             raise ConfigError(
-                f"{len(unknown)} of {len(pairs_of)} users have no pairs in `history`. Add them, or pass "
+                f"{len(unknown)} of {len(pairs_of)} users have no pairs in `history`: {named}. Add them, or pass "
                 "`unknown_users='prior'` to score them as unknown users."
             )
         if log_metric is not None and unknown:
@@ -124,3 +130,39 @@ class PersonalizedReward:
         self.scale.forget(user_id)
         known = self.history.pop(user_id, [])
         return 0 if isinstance(known, UserState) else len(known)
+
+
+def _by_user(history: Any) -> dict[str, list[dict[str, Any]] | UserState]:
+    """Each user's pairs or state, from any of the forms that `history` takes."""
+    if history is None:
+        return {}
+    if isinstance(history, str | PathLike) or not isinstance(history, Iterable):
+        raise ConfigError(f"`history` is {_told(history)}; give a dataset of pairs: `load_pairs(FOLDER)['train']`.")
+    found: dict[str, list[dict[str, Any]] | UserState] = {}
+    if isinstance(history, Mapping):
+        for user, known in history.items():
+            if hasattr(known, "column_names"):
+                raise ConfigError(
+                    f"`history` is a {type(history).__name__} of splits ({', '.join(map(str, history))}); give one of "
+                    f"them, such as `history[{user!r}]`."
+                )
+            if not isinstance(known, UserState) and (isinstance(known, str) or not isinstance(known, Iterable)):
+                raise ConfigError(f"`history[{user!r}]` is {_told(known)}; give a list of pairs, or a state.")
+            found[str(user)] = known if isinstance(known, UserState) else list(known)
+        return found
+    for number, row in enumerate(history, 1):
+        absent = [key for key in _COLUMNS if _absent(row.get(key))] if isinstance(row, Mapping) else list(_COLUMNS)
+        if absent:
+            raise ConfigError(
+                f"`history`, row {number}: no {', '.join(absent)}. Each pair needs {', '.join(_COLUMNS)}."
+            )
+        found.setdefault(str(row["user_id"]), []).append({key: row[key] for key in _COLUMNS[1:]})
+    return found
+
+
+def _absent(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _told(value: Any) -> str:
+    return f"the text {value!r:.80}" if isinstance(value, str) else f"a {type(value).__name__}"

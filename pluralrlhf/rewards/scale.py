@@ -58,6 +58,10 @@ class RewardScale:
             return
         seen: set[str] = set()
         for number, row in enumerate(references if references is not None else (), 1):
+            if not isinstance(row, Mapping):
+                raise ConfigError(
+                    f"`references`, number {number}, is a {type(row).__name__}; give rows with `prompt` and `responses`."
+                )
             found = row.get("responses") or [row.get("chosen"), row.get("rejected")]
             if not row.get("prompt") or not all(found):
                 raise ConfigError(f"`references`, number {number}: give `prompt` and `responses`.")

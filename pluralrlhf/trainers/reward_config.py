@@ -164,8 +164,9 @@ class PersonalizedRewardConfig(RewardConfig):
                 raise ConfigError(f"`{name}` is {value}; it must be at least 1, or unset.")
         if isinstance(self.eval_n_context, int):
             self.eval_n_context = [self.eval_n_context]
-        if not self.eval_n_context or min(self.eval_n_context) < 0:
-            raise ConfigError(f"`eval_n_context` is {self.eval_n_context}; give numbers of at least 0, such as `0 8`.")
+        sizes = self.eval_n_context
+        if not isinstance(sizes, list | tuple) or not sizes or not all(type(k) is int and k >= 0 for k in sizes):
+            raise ConfigError(f"`eval_n_context` is {sizes!r}; give whole numbers of at least 0, such as [0, 8].")
         for name in ("learning_rate", "weight_decay", "per_device_train_batch_size", "per_device_eval_batch_size"):
             value, least = getattr(self, name), 1 if name.startswith("per_device") else 0
             if not (math.isfinite(value) and value >= least):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tiny import message, pet_dataset, pet_rows, pets_trainer, tiny_config, tiny_tokenizer
 from transformers import Qwen2ForCausalLM
 
@@ -40,7 +40,7 @@ def test_a_reward_is_its_users(reward_model):
 
 def test_unknown_users_are_an_error_or_the_prior(reward_model):
     arguments = {"prompts": ["p"], "completions": ["a cat"], "user_id": ["stranger"]}
-    with pytest.raises(ConfigError, match="1 of 1 users have no pairs"):
+    with pytest.raises(ConfigError, match="1 of 1 users have no pairs in `history`: 'stranger'\\. Add"):
         PersonalizedReward(reward_model, {})(**arguments)
     logged = {}
     value = PersonalizedReward(reward_model, {}, unknown_users="prior")(**arguments, log_metric=logged.__setitem__)
@@ -50,6 +50,33 @@ def test_unknown_users_are_an_error_or_the_prior(reward_model):
         PersonalizedReward(reward_model, {})(prompts=["p"], completions=["c"])
     with pytest.raises(ConfigError, match="`unknown_users` is 'skip'"):
         PersonalizedReward(reward_model, {}, unknown_users="skip")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": "runs/x"}, r"`model` is the text 'runs/x'; give a loaded model: `Pers.*from_pretrained\(FOLDER\)`"),
+        ({"n_context": -1}, "`n_context` is -1; give a whole number of at least 0"),
+        ({"n_context": "8"}, "`n_context` is '8'"),
+        ({"history": "folder"}, r"`history` is the text 'folder'; give a dataset of pairs: `load_pairs"),
+        ({"history": 3}, "`history` is a int"),
+        ({"history": {"u1": "folder"}}, r"`history\['u1'\]` is the text 'folder'; give a list of pairs"),
+        (
+            {"history": DatasetDict(train=pet_dataset(1, 2))},
+            r"DatasetDict of splits \(train\); give one .*`history\['train'\]`",
+        ),
+        (
+            {"history": [{"prompt": "p", "chosen": "a", "rejected": "b"}]},
+            "`history`, row 1: no user_id. Each pair needs",
+        ),
+        ({"history": [{**pet_rows(1, 1)[0], "user_id": None}]}, "`history`, row 1: no user_id"),
+        ({"history": [{**pet_rows(1, 1)[0], "user_id": float("nan")}]}, "`history`, row 1: no user_id"),
+        ({"scale": "spo", "references": ["a", "b"]}, "`references`, number 1, is a str; give rows with `prompt`"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(reward_model, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PersonalizedReward(**({"model": reward_model} | settings))
 
 
 def test_forgetting_removes_history_and_state(reward_model):

@@ -180,6 +180,9 @@ def test_mistakes_are_named_before_anything_is_loaded(tmp_path):
         PersonalizedRewardTrainer(args=frozen_args(tmp_path), train_dataset=data.to_iterable_dataset())
     with pytest.raises(ConfigError, match="`n_context` is -1"):
         PersonalizedRewardConfig(str(tmp_path), n_context=-1)
+    for sizes in ("8", [], [0, "8"], [-1], None):
+        with pytest.raises(ConfigError, match=r"`eval_n_context` is .*; give whole numbers of at least 0"):
+            PersonalizedRewardConfig(str(tmp_path), eval_n_context=sizes)
 
 
 @pytest.mark.parametrize(
