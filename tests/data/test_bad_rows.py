@@ -163,6 +163,36 @@ def ratings(value):
 
 
 @pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1], "the choices are only 1: which number"),
+        ([1, -1], "the choices are 1, -1: which number"),
+        ([1, 4, 7, 4], "the choices are 1, 4, 7: which number"),
+        ([4, 7, 1], "unknown choice '4' (choices found: 4, 7, 1)"),
+        ([0, 1, 2], "the choices are 0, 1 and 2: which"),
+    ],
+)
+def test_choices_that_are_not_known_are_listed_with_what_is(values, message, tmp_path, capsys):
+    table = [{**r, "choice": values[i % len(values)]} for i, r in enumerate(choices("a"))]
+    status, _ = build(tmp_path, path=write(tmp_path / "t.jsonl", jsonl(table)))
+    error = capsys.readouterr().err
+    assert status == 2 and message in error
+    assert "Known are a and b, left and right, 0 and 1, 1 and 2, and tie; say what others mean" in error
+    flags = ["--choice_values", "a=1,2,3,0", "tie=4", "b=-1,5,6,7,2"]
+    assert build(tmp_path, *flags, path=tmp_path / "t.jsonl")[0] == 0
+
+
+@pytest.mark.parametrize("with_users", [True, False])
+@pytest.mark.parametrize("cell", ["[1,2,3]", "1;2;3", "1 | 2"])
+def test_a_list_in_a_csv_cell_is_called_one(cell, with_users, tmp_path, capsys):
+    table = [{k: v for k, v in r.items() if with_users or k != "user_id"} for r in ratings(3)]
+    status, _ = build(tmp_path, path=write(tmp_path / "t.csv", as_csv([{**r, "rating": cell} for r in table])))
+    error = capsys.readouterr().err
+    assert status == 2 and "column `rating`: a list that is written as one text" in error
+    assert "needs JSON, JSONL or parquet" in error and "--map" not in error
+
+
+@pytest.mark.parametrize(
     ("make", "column", "value", "reason"),
     [
         (choices, "choice", "c", "unknown_choice"),

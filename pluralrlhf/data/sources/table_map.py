@@ -25,6 +25,10 @@ LAYOUTS = {
 OPTIONAL = ("prompt", "pair_id", "margin", "profile")
 TARGETS = ("user_id", *OPTIONAL, *(name for names in LAYOUTS.values() for name in names))
 MISSING = object()
+_SHOWN = 8  # different choices that an error names at most
+_ACCEPTED = "Known are a and b, left and right, 0 and 1, 1 and 2, and tie; say what others mean"
+_A_LIST = "a list that is written as one text"
+_NO_LISTS = "A list of judgments needs JSON, JSONL or parquet, where a list is one, or a row a judgment"
 _SKIP = "or drop such rows with --skip_invalid"
 
 _SIDES = {
@@ -127,6 +131,9 @@ class Columns:
                 raise self._missing(row, name, f"Add --map {name}=COLUMN")
         judged = row_value(row, found.get("rating") or found.get("choice"))
         if "user_id" not in found and not self.raters and not isinstance(judged, (list, dict)):
+            if written_list(judged):
+                column = found.get("rating") or found["choice"]
+                raise RowError("wrong_type", _A_LIST, f"{_NO_LISTS}, {_SKIP}", column=column)
             raise self._missing(row, "user_id", "Add --map user_id=COLUMN: which column says who judged")
         if "prompt" not in found and self.default_prompt is None and layout != "ratings":
             texts = row_value(row, found.get("chosen") or found.get("response_a"))
@@ -239,15 +246,18 @@ class Choices:
             self.sides |= {word.strip().casefold(): side for word in (text, *text.split(","))}
         self.told = bool(values)
         self.zero_based: bool | None = None
+        self.found: dict[str, None] = {}  # the first different words, for the error
 
     def decides(self, value: Any) -> bool:
         """Whether this value settles, or makes it needless to know, if numbers count from 0 or 1."""
-        return self.told or self.zero_based is not None or _word(value) not in ("1",)
+        return self.told or self.zero_based is not None or _word(value) in self.sides
 
     def settle(self, values: Iterable[Any]) -> None:
         """Finds out if numbers count from 0 or 1, from the first values that tell."""
         for value in values:
             word = _word(value)
+            if word and len(self.found) < _SHOWN:
+                self.found[word] = None
             if word in ("0", "2"):
                 self.zero_based = word == "0"
                 return
@@ -263,15 +273,22 @@ class Choices:
             if self.zero_based is None:
                 self.settle([word])
             if self.zero_based is None or word == ("2" if self.zero_based else "0"):
-                what = "only 1" if self.zero_based is None else "0, 1 and 2"
+                what = "0, 1 and 2" if self.zero_based is not None else self._seen() or "only 1"
                 raise DataError(
                     f"the choices are {what}: which number stands for which response is unclear",
-                    "Say it, for example --choice_values a=1 b=2 tie=0",
+                    f"{_ACCEPTED}, such as --choice_values a=1 b=2 tie=0, or a=1,2,3 tie=4 b=5,6,7 for a scale",
                 )
             return "a" if word == ("0" if self.zero_based else "1") else "b"
-        remedy = f"Say what it means, for example --choice_values a=… b=… tie=…, {_SKIP}"
+        remedy = f"{_ACCEPTED}, such as --choice_values a=… b=… tie=…, or a=1,2,3 tie=4 b=5,6,7 for a scale, {_SKIP}"
         found = "the choice is empty" if not word else f"unknown choice {word[:20]!r}"
+        if word and (seen := self._seen()):
+            found += f" (choices found: {seen})"
         raise RowError("unknown_choice", found, remedy)
+
+    def _seen(self) -> str:
+        """The different choices that were looked at, where there were several."""
+        words = [word[:20] for word in self.found]
+        return ", ".join(words) + (", …" if len(words) == _SHOWN else "") if len(words) > 1 else ""
 
 
 class RatingScale:
@@ -293,6 +310,8 @@ class RatingScale:
             remedy = f"Add it to --rating_labels (lowest first), {_SKIP}"
             raise RowError("unknown_rating", f"unknown label {word[:20]!r}", remedy)
         number = to_number(value)
+        if written_list(value):
+            raise RowError("bad_rating", _A_LIST, f"{_NO_LISTS}, {_SKIP}")
         if number is None:
             found = f"the rating is {kind(value)}, not a number"
             raise RowError("bad_rating", found, f"Name the labels by --rating_labels bad,ok,good, {_SKIP}")
@@ -309,6 +328,16 @@ def to_number(value: Any) -> float | None:
         return float(value)
     except (ValueError, OverflowError):
         return None
+
+
+def written_list(value: Any) -> bool:
+    """Whether a text is a list of judgments in writing, such as `[1, 2, 3]` or `1;2;3` in a CSV cell."""
+    if not isinstance(value, str):
+        return False
+    text = value.strip()
+    return text[:1] + text[-1:] in ("[]", "()") or any(
+        len(parts := text.split(mark)) > 1 and all(to_number(part) is not None for part in parts) for mark in ";|"
+    )
 
 
 def _word(value: Any) -> str:
