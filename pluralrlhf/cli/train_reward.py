@@ -65,6 +65,14 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     splits = load_pairs(data_args.data)
     unknown = [split for split in data_args.eval_splits if split not in splits]
+    if unknown == data_args.eval_splits == ["validation"]:  # what nobody asked for
+        if args.eval_strategy != "no":
+            best = " --load_best_model_at_end false" if args.load_best_model_at_end else ""
+            raise ConfigError(
+                f"{data_args.data} has no validation users, on whom training is evaluated (it has {sorted(splits)}). "
+                f"Build it from more users or with a larger `--validation_users`, or add `--eval_strategy no{best}`."
+            )
+        data_args.eval_splits = unknown = []
     if unknown:
         raise ConfigError(f"`eval_splits` names {unknown}, which {data_args.data} lacks. It has {sorted(splits)}.")
     checkpoint = checkpoint_to_resume(args, data_args.resume, data_args.data)

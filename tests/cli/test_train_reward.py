@@ -111,6 +111,23 @@ def test_mistakes_are_one_line(tmp_path, pets, capsys, arguments, message):
     assert message in error and "Traceback" not in error
 
 
+def test_data_without_validation_users_says_what_to_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PLURALRLHF_CACHE", str(tmp_path / "cache"))
+    table = [f"u{u},Q{q}?,A{(u + q) % 2},B{(u + q) % 2}" for u in range(2) for q in range(12)]
+    (tmp_path / "votes.csv").write_text("\n".join(["user_id,prompt,chosen,rejected", *table]))
+    data = str(tmp_path / "two")
+    build = ["data", "build", "table", "--path", str(tmp_path / "votes.csv"), "--out", data, "--no_progress"]
+    assert main([*build, "--validation_users", "0"]) == 0
+    command = ["train", "reward", "--config", str(ROOT / "recipes/table/btl.yaml"), "--data", data]
+    command += ["--output_dir", str(tmp_path / "x"), "--max_steps", "2", "--disable_tqdm", "true"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "has no validation users" in error and "more users" in error
+    remedy = "--eval_strategy no --load_best_model_at_end false"
+    assert f"add `{remedy}`" in error
+    assert main([*command, *remedy.split()]) == 0
+
+
 def test_help_shows_an_example(capsys):
     with pytest.raises(SystemExit):
         main(["train", "reward", "-h"])
