@@ -6,6 +6,7 @@ Importing the package registers the reward model with transformers' `Auto*` clas
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -59,6 +60,13 @@ def __getattr__(name: str):
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
+
+def _not_the_optional_kernel(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward from kernels-community" not in str(record.msg)
+
+
+# Imported with PEFT on CPUs of some kinds, bitsandbytes asks for a package that only makes its 4-bit products faster.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_not_the_optional_kernel)
 
 # `AutoModelForSequenceClassification` must know the model once the package is imported. The command line imports the
 # model where it uses it, so that `pluralrlhf -h` does not wait for torch.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +78,12 @@ def test_importing_the_package_registers_the_model():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert out.strip() == "PersonalizedRewardModelConfig"
+
+
+def test_only_the_advice_on_an_optional_kernel_is_not_shown(caplog):
+    importlib.import_module("pluralrlhf")
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    with caplog.at_level("WARNING", logger=logger.name):
+        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
+        logger.warning("Something else of %s.", "4 bits")
+    assert [record.getMessage() for record in caplog.records] == ["Something else of 4 bits."]
