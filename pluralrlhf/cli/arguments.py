@@ -16,6 +16,13 @@ def parse(parser, argv: list[str] | None):
     """
     import yaml
 
+    parser.description = (
+        f"{parser.description} `--config FILE` reads the settings below from a YAML file; what is given on the command "
+        "line wins."
+    )
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":
+            action.help = "A certain `checkpoint-...` folder to go on from; `--resume true` finds the last one itself."
     # One line for a value of the wrong type, rather than two hundred of usage.
     parser.error = lambda message: (_ for _ in ()).throw(ConfigError(f"{message}. See `-h`."))
     try:

@@ -10,8 +10,9 @@ EXAMPLE = """example:
   pluralrlhf data build pets --out runs/data/pets
   pluralrlhf train reward --config recipes/pets/vpl.yaml --data runs/data/pets --output_dir runs/pets-vpl
 
-A recipe is a YAML file with the same names; what is given on the command line wins. Several processes:
-  accelerate launch --num_processes 2 -m pluralrlhf.cli.train_reward --config recipes/pets/vpl.yaml ...
+A recipe is a YAML file with the same names; what is given on the command line wins. Several processes (`--multi_gpu`
+also on CPUs, where accelerate starts one without it):
+  accelerate launch --multi_gpu --num_processes 2 -m pluralrlhf.cli.train_reward --config recipes/pets/vpl.yaml ...
 """
 
 

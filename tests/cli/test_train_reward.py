@@ -128,7 +128,15 @@ def test_data_without_validation_users_says_what_to_do(tmp_path, capsys, monkeyp
     assert main([*command, *remedy.split()]) == 0
 
 
-def test_help_shows_an_example(capsys):
+@pytest.mark.parametrize(
+    ("command", "recipe"), [("reward", "pets/vpl"), ("summarizer", "pets/plus"), ("policy", "exercise/diff_log_acc")]
+)
+def test_help_shows_an_example_and_what_a_recipe_is(command, recipe, capsys):
     with pytest.raises(SystemExit):
-        main(["train", "reward", "-h"])
-    assert "pluralrlhf train reward --config recipes/pets/vpl.yaml" in capsys.readouterr().out
+        main(["train", command, "-h"])
+    shown = capsys.readouterr().out
+    assert f"pluralrlhf train {command} --config recipes/{recipe}.yaml" in shown
+    told = " ".join(shown.split())
+    assert "`--config FILE` reads the settings below from a YAML file" in told
+    assert "`--resume true` finds the last one itself" in told
+    assert "accelerate launch" not in shown or "accelerate launch --multi_gpu" in shown

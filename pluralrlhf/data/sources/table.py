@@ -41,10 +41,10 @@ class Table(Source):
     summary: ClassVar[str] = (
         "your own CSV, JSONL, JSON or parquet file, a folder of them, or a Hub dataset: pairs, choices or ratings by user"
     )
-    example: ClassVar[str] = "--path votes.csv --map user_id=annotator prompt=question chosen=better rejected=worse"
+    example: ClassVar[str] = "--path opinions.csv --map user_id=annotator prompt=question chosen=better rejected=worse"
     example_setup: ClassVar[str] = (
         "(echo annotator,question,better,worse; for u in $(seq 30); do for q in $(seq 12); do\n"
-        '  echo "$u,Question $q?,Answer $((u % 3)),Other answer $((q % 4))"; done; done) > votes.csv'
+        '  echo "$u,Question $q?,Answer $((u % 3)),Other answer $((q % 4))"; done; done) > opinions.csv'
     )
     min_pairs_per_user: ClassVar[int | None] = None
 
