@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 RECORD = "resume.json"
+EARLIER = "earlier"
 # What a checkpoint's optimiser, schedule and order of the data hang on. Batch sizes may change with the number of
 # processes, and the number of steps to train on.
 _SETTINGS = (
@@ -32,7 +33,7 @@ _SETTINGS = (
 
 
 def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> str | None:
-    """The checkpoint to go on from, if any; notes what this training is made from for the next time.
+    """The checkpoint to go on from, if any. Changes nothing; see `begin_training`.
 
     Args:
         args: A trainer's arguments; `resume_from_checkpoint` names a checkpoint, or says `true` for the last one.
@@ -54,18 +55,75 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
             f"`resume_from_checkpoint` {named} is no checkpoint of a training. Name a `checkpoint-...` folder, or give "
             "`--resume true` for the last one in `output_dir`."
         )
-    last = get_last_checkpoint(str(out)) if out.is_dir() else None
-    checkpoint = named or (last if resume else None)
-    now = _facts(args, data)
-    if checkpoint is not None:
-        _check(_read(Path(checkpoint).parent / RECORD), now, checkpoint)
-    elif last is not None and _first_process():
-        print(f"note: {out} holds an earlier training's checkpoints, which are replaced (`--resume true` goes on "
-              "from them)", file=sys.stderr)  # fmt: skip
-    if _first_process():
-        out.mkdir(parents=True, exist_ok=True)
-        (out / RECORD).write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    checkpoint = named or (get_last_checkpoint(str(out)) if resume and out.is_dir() else None)
+    if checkpoint is None:
+        return None
+    if any(_same(checkpoint, out / EARLIER / path.name) for path in _of_another_run(out, checkpoint)):
+        raise ConfigError(
+            f"`resume_from_checkpoint` {checkpoint} would be replaced by {out / Path(checkpoint).name}, which makes way "
+            "for it. Name another `output_dir`."
+        )
+    folder = Path(checkpoint)
+    _check(_read(folder / RECORD) or _read(folder.parent / RECORD), _facts(args, data), checkpoint)
     return checkpoint
+
+
+def begin_training(args: Any, checkpoint: str | None, data: str | None = None) -> None:
+    """Call last before training: moves what another run left in `output_dir` out of the way, and notes this run's data
+    and settings there for `checkpoint_to_resume`.
+
+    Its checkpoints and its best model go to `output_dir/earlier`: left where they are, `--resume` and the limit on the
+    number of checkpoints would take them for this run's.
+    """
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        out = Path(args.output_dir)
+        out.mkdir(parents=True, exist_ok=True)
+        _move_aside(out, checkpoint)
+        (out / RECORD).write_text(json.dumps(_facts(args, data), indent=2) + "\n", encoding="utf-8")
+    state.wait_for_everyone()
+
+
+def _of_another_run(out: Path, checkpoint: str | None) -> list[Path]:
+    """Checkpoints in `out`, in order, unless the run goes on from one of them."""
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+    if checkpoint is not None and _same(Path(checkpoint).parent, out):
+        return []
+    found = {
+        path: path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-") for path in out.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
+    return sorted((path for path, step in found.items() if step.isdecimal()), key=lambda path: int(found[path]))
+
+
+def _move_aside(out: Path, checkpoint: str | None) -> None:
+    stale = _of_another_run(out, checkpoint)
+    if not stale:
+        return
+    earlier = out / EARLIER
+    earlier.mkdir(exist_ok=True)
+    for path in stale:
+        # Each keeps what it was made with: the folder may come to hold those of several runs.
+        if (out / RECORD).is_file():
+            shutil.copy(out / RECORD, path)
+        _move(path, earlier)
+    if (out / "best").is_dir():
+        _move(out / "best", earlier)
+    names = ", ".join(path.name for path in stale)
+    print(f"note: {out} held an earlier training's checkpoints, which now are in {earlier} ({names}); "
+          f"`--resume_from_checkpoint {earlier / stale[-1].name}` goes on from the last", file=sys.stderr)  # fmt: skip
+
+
+def _move(path: Path, folder: Path) -> None:
+    if (folder / path.name).exists():
+        shutil.rmtree(folder / path.name)
+    path.rename(folder / path.name)
+
+
+def _same(one: str | Path, other: str | Path) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def _facts(args: Any, data: str | None) -> dict[str, Any]:
@@ -96,7 +154,3 @@ def _check(then: dict[str, Any], now: dict[str, Any], checkpoint: str) -> None:
             f"{checkpoint} cannot be gone on from: {'; '.join(changed)}. Give what it was made with, or start anew in "
             "another `output_dir`."
         )
-
-
-def _first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"

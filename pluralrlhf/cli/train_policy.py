@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.multi_turn_config import MultiTurnGRPOConfig
     from ..trainers.multi_turn_trainer import MultiTurnGRPOTrainer
     from .arguments import parse
-    from .resume import checkpoint_to_resume
+    from .resume import begin_training, checkpoint_to_resume
 
     parser = TrlParser(
         (PolicyArguments, MultiTurnGRPOConfig, ModelConfig),
@@ -145,6 +145,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+
+    begin_training(args, checkpoint)
 
     class KeepBest(TrainerCallback):
         """Success on validation users along the way, and the best policy in `best/`."""

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.reward_trainer import PersonalizedRewardTrainer
     from ..user_models import user_model_class
     from .arguments import parse
-    from .resume import checkpoint_to_resume
+    from .resume import begin_training, checkpoint_to_resume
 
     parser = TrlParser(
         (DataArguments, PersonalizedRewardConfig, ModelConfig),
@@ -93,6 +93,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         # A method that does not declare that it reads the users' config gets none of it.
         users=load_users(data_args.data) if user_model_class(args.user_model).route == "text" else None,
     )
+    begin_training(args, checkpoint, data_args.data)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     if trainer.eval_dataset:

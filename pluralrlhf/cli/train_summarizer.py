@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.summarizer_config import SummarizerConfig
     from ..trainers.summarizer_trainer import SummarizerTrainer
     from .arguments import parse
-    from .resume import checkpoint_to_resume
+    from .resume import begin_training, checkpoint_to_resume
 
     # What is imported lazily by TRL warns of its experimental parts on every run.
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -100,6 +100,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         users=load_users(own.data) if reads_users else None,
         peft_config=get_peft_config(model_args),
     )
+    begin_training(args, checkpoint, own.data)
     trainer.train(resume_from_checkpoint=checkpoint)
     if "validation" in splits:
         trainer.save_metrics("eval", trainer.evaluate())

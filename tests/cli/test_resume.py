@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from pluralrlhf.cli import main
-from pluralrlhf.cli.resume import checkpoint_to_resume
+from pluralrlhf.cli.resume import begin_training, checkpoint_to_resume
 from pluralrlhf.errors import ConfigError
 
 
@@ -17,15 +17,20 @@ def arguments(out, **changed):
     return SimpleNamespace(**(settings | changed))
 
 
+def interrupted(out, *steps, **changed):
+    """A training into `out` that was interrupted after these checkpoints."""
+    args = arguments(out, **changed)
+    assert checkpoint_to_resume(args, False) is None
+    begin_training(args, None)
+    for step in steps:
+        (out / f"checkpoint-{step}").mkdir()
+        (out / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    return out
+
+
 @pytest.fixture
 def out(tmp_path):
-    """A training that was interrupted after two checkpoints."""
-    folder = tmp_path / "run"
-    assert checkpoint_to_resume(arguments(folder), False) is None
-    for step in (20, 40):
-        (folder / f"checkpoint-{step}").mkdir()
-        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    return folder
+    return interrupted(tmp_path / "run", 20, 40)
 
 
 def test_the_last_checkpoint_or_the_one_that_is_named(out):
@@ -35,9 +40,37 @@ def test_the_last_checkpoint_or_the_one_that_is_named(out):
     assert checkpoint_to_resume(arguments(out, resume_from_checkpoint="true"), False) == str(out / "checkpoint-40")
 
 
-def test_a_training_that_starts_anew_says_what_it_replaces(out, capsys):
-    assert checkpoint_to_resume(arguments(out), False) is None
-    assert "holds an earlier training's checkpoints, which are replaced" in capsys.readouterr().err
+def test_a_training_that_starts_anew_moves_the_earlier_checkpoints_aside(out, capsys):
+    (out / "best").mkdir()
+    (out / "checkpoint-notes").mkdir()
+    before = {path.name for path in out.iterdir()}
+    assert checkpoint_to_resume(arguments(out, learning_rate=1e-2), False) is None
+    assert {path.name for path in out.iterdir()} == before, "what is refused later must leave the folder as it was"
+    interrupted(out, 20, learning_rate=1e-2)
+    assert "which now are in" in (said := capsys.readouterr().err) and "(checkpoint-20, checkpoint-40)" in said
+    assert {path.name for path in (out / "earlier").iterdir()} == {"checkpoint-20", "checkpoint-40", "best"}
+    assert {path.name for path in out.iterdir()} == {"checkpoint-20", "checkpoint-notes", "earlier", "resume.json"}
+    # The interrupted training goes on from its own checkpoint, not from the larger number of the one before.
+    assert checkpoint_to_resume(arguments(out, learning_rate=1e-2), True) == str(out / "checkpoint-20")
+    # A third one replaces what is there of the same name, and nothing else.
+    interrupted(out, 10, learning_rate=1e-3)
+    earlier = out / "earlier"
+    rates = {path.name: json.loads((path / "resume.json").read_text())["learning_rate"] for path in earlier.glob("c*")}
+    assert rates == {"checkpoint-20": 1e-2, "checkpoint-40": 1e-3}
+
+
+def test_what_was_moved_aside_can_be_gone_on_from_with_its_own_settings(out, tmp_path):
+    interrupted(out, 40, learning_rate=1e-2)
+    moved = str(out / "earlier" / "checkpoint-20")
+    with pytest.raises(ConfigError, match=r"`learning_rate` was 0\.001 and is 0\.01"):
+        checkpoint_to_resume(arguments(out, learning_rate=1e-2, resume_from_checkpoint=moved), False)
+    args = arguments(out, resume_from_checkpoint=moved)
+    assert checkpoint_to_resume(args, False) == moved
+    begin_training(args, moved)
+    assert not list(out.glob("checkpoint-*")), "another run's checkpoints make way for those of a run from elsewhere"
+    (out / "checkpoint-20").mkdir()
+    with pytest.raises(ConfigError, match="Name another `output_dir`"):
+        checkpoint_to_resume(args, False)
 
 
 @pytest.mark.parametrize("named", ["nowhere/checkpoint-9", "."])
@@ -73,3 +106,7 @@ def test_other_data_is_refused(tmp_path, capsys, monkeypatch):
     assert "`user_model` was 'btl' and is 'ours'" in capsys.readouterr().err
     named = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-2")]
     assert main([*train, str(tmp_path / "0"), *named]) == 0
+    # Anew, with fewer steps than before: what a resumed training finds is its own.
+    assert main([*train, str(tmp_path / "0"), "--max_steps", "2", "--save_total_limit", "1"]) == 0
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert (tmp_path / "run" / "earlier" / "checkpoint-4" / "trainer_state.json").is_file()

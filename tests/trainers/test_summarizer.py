@@ -322,6 +322,21 @@ def folder_of_pairs(tmp_path_factory):
     return str(build_dataset(source, tmp_path_factory.mktemp("pairs") / "pets", progress=False))
 
 
+def test_a_run_that_starts_anew_moves_the_earlier_checkpoints_aside(tmp_path, folder_of_pairs, start, monkeypatch):
+    from pluralrlhf.cli import main
+
+    stale = tmp_path / "checkpoint-900"
+    stale.mkdir()
+
+    def train(self, **kwargs):
+        assert (tmp_path / "earlier" / stale.name).is_dir() and not stale.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SummarizerTrainer, "train", train)
+    argv = command(tmp_path, folder_of_pairs, start, "--max_steps", "2")[2:]
+    assert main(["train", "summarizer", *argv]) == 130
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, folder_of_pairs, start):
     from safetensors.torch import load_file
@@ -352,9 +367,11 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, folder_of_pairs, sta
 def test_two_processes_train_one_pair(tmp_path, folder_of_pairs, start):
     launch = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu", "--main_process_port", "29571"]
     arguments = command(tmp_path, folder_of_pairs, start, "--max_steps", "2")
+    (tmp_path / "checkpoint-900").mkdir()
     subprocess.run([sys.executable, *launch, *arguments], check=True, capture_output=True, timeout=500)
     assert (tmp_path / "model.safetensors").is_file()
     assert (tmp_path / "summarizer" / "model.safetensors").is_file()
+    assert (tmp_path / "earlier" / "checkpoint-900").is_dir()
 
 
 def test_a_dataset_of_users_with_one_pair_is_refused(tmp_path, start):
