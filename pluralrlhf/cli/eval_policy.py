@@ -77,7 +77,9 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
     out = Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     fragments: dict[str, str] = {}
-    with open(out / "conversations.jsonl", "w", encoding="utf-8") as file:
+    # Under a name of its own until all is written: a checkpoint that cannot be loaded costs no earlier results.
+    part = out / "conversations.jsonl.part"
+    with open(part, "w", encoding="utf-8") as file:
         for name, path in checkpoints.items():
             if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
                 continue
@@ -114,6 +116,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
             scores = {s: r["success"]["value"] for s, r in results["checkpoints"][name].items() if "success" in r}
             if "train" in scores and "test" in scores:
                 results.setdefault("gap", {})[name] = scores["train"] - scores["test"]
+    part.replace(out / "conversations.jsonl")
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (out / "report.html").write_text(page(results, fragments), encoding="utf-8")
     print(f"wrote {out}/results.json, conversations.jsonl, report.html")

@@ -79,8 +79,6 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval reward") ->
     for name in ("n_bootstrap", "batch_size"):
         if getattr(args, name) < 1:
             raise ConfigError(f"`--{name}` is {getattr(args, name)}; give at least 1.")
-    if (Path(args.output_dir) / "results.json").is_file():
-        print(f"note: {args.output_dir} holds an earlier evaluation, which is replaced", file=sys.stderr)
     from ..evaluation.evaluate import evaluate_reward, write_outputs
 
     content = evaluate_reward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def evaluate_reward(
     pairs = load_pairs(data)
     wanted = check_splits(splits, list(pairs))
     sha = data_sha256(data)
-    baseline_run, models = _baseline(baseline, list(models), sha)
+    baseline_run, models = _baseline(baseline, list(models), sha, seed, folder)
     names = [*(names or []), *[None] * (len(models) - len(names or []))]
     users = load_users(data)
     rank, n_processes = process_group()
@@ -84,6 +85,9 @@ def evaluate_reward(
     )
     evaluation = EvaluationData.load(pairs, scorers[0].pairs.history, users)
     info = {"data": str(data), "data_sha256": sha}
+    # Only now: whatever may be wrong with the call has been found, and earlier results are still there.
+    if not rank:
+        _remove_results(folder, progress)
     run = run_scorers(
         scorers,
         evaluation,
@@ -144,7 +148,7 @@ def check_splits(splits: Sequence[str] | None, present: Sequence[str]) -> list[s
 
 
 def check_output(output_dir: str | Path) -> Path:
-    """The folder of results, made if needed. Files of another kind in it are not touched."""
+    """The folder of results, made if needed. Nothing in it is touched."""
     folder = Path(output_dir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"`output_dir` {folder} is a file: name a folder.")
@@ -155,16 +159,25 @@ def check_output(output_dir: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"`output_dir` {folder} cannot be made ({error.strerror}).") from None
-    (folder / RESULTS).unlink(missing_ok=True)
     return folder
 
 
-def _baseline(baseline, models: list, sha: str) -> tuple[dict | None, list]:
+def _remove_results(folder: Path, shown: bool) -> None:
+    """Removes earlier results, which would not be those of the rows that are now written beside them."""
+    if (folder / RESULTS).is_file():
+        if shown:
+            print(f"note: {folder} holds an earlier evaluation, which is replaced", file=sys.stderr)
+        (folder / RESULTS).unlink()
+
+
+def _baseline(baseline, models: list, sha: str, seed: int, folder: Path) -> tuple[dict | None, list]:
     """The earlier results to compare with, or the models with the baseline's model among them."""
     if baseline is None:
         return None, models
     if hasattr(baseline, "user_model") or not (Path(baseline) / RESULTS).is_file():
         return None, [*models, baseline]
+    if Path(baseline).resolve() == folder.resolve():
+        raise ConfigError(f"`baseline` {baseline} is `output_dir`, whose results are replaced. Name another folder.")
     content = read_results(baseline)
     matching = [result for result in content["results"] if result["data_sha256"] == sha]
     if not matching:
@@ -177,14 +190,12 @@ def _baseline(baseline, models: list, sha: str) -> tuple[dict | None, list]:
         raise ConfigError(
             f"`baseline` {baseline} has no method without users (it has {names}). Name a `btl` evaluation."
         )
+    if (other := without[0]["evaluation_seed"]) != seed:
+        raise ConfigError(f"`baseline` {baseline} was evaluated with seed {other}; `seed` is {seed}. Give the same.")
     return without[0], models
 
 
 def _join_baseline(dataset: Dataset, folder: Path, result: dict[str, Any], run: dict[str, Any]) -> None:
-    if result["evaluation_seed"] != run["evaluation_seed"]:
-        raise ConfigError(
-            f"`baseline` {folder} used seed {result['evaluation_seed']}, this run {run['evaluation_seed']}."
-        )
     method = result["method"]
     if method in run["methods"]:
         return

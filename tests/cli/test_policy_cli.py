@@ -61,6 +61,11 @@ def test_train_then_evaluate(start, tmp_path, capsys):
     assert page.count('class="talk"') == 18 and 'class="bars"' in page
     assert page.count("<table") == 3 and "calibration error" in page and page.count("; success ") == 18
     assert "success" in capsys.readouterr().out
+    (out / "config.json").write_text("damaged")
+    before = (results / "conversations.jsonl").read_bytes()
+    with pytest.raises(Exception, match="valid JSON"):
+        main(["eval", "policy", "--model", str(out), "--output_dir", str(results), "--n", "8"])
+    assert (results / "conversations.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("n_types", [2, 6])

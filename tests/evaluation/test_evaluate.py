@@ -1,0 +1,75 @@
+"""What an evaluation refuses, and that a call which is refused leaves earlier results as they were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pluralrlhf.cli import main
+from pluralrlhf.modeling import PersonalizedRewardModel
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A dataset, two models, and an evaluation of them."""
+    root = tmp_path_factory.mktemp("evaluate")
+    assert not main(["data", "build", "pets", "--out", str(root / "pets"), "--n_users", "20", "--no_progress"])
+    for name in ("vpl", "btl"):
+        PersonalizedRewardModel.from_encoder("offline", name).save_pretrained(str(root / name))
+    assert not evaluate(root, "--model", "vpl", "--n_context", "0", "2")
+    assert not evaluate(root, "--model", "btl", "--seed", "3", output="btl-eval")
+    return root
+
+
+def evaluate(root, *arguments, output="eval"):
+    more = [str(root / word) if word in ("vpl", "btl", "nope", "eval", "btl-eval") else word for word in arguments]
+    common = ["--data", str(root / "pets"), "--output_dir", str(root / output), "--n_bootstrap", "10", "--no_report"]
+    return main(["eval", "reward", "--no_controls", "--splits", "validation", *common, *more])
+
+
+def files(folder):
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model", "vpl", "--baseline", "nope"], "the folder does not exist"),
+        (["--model", "vpl", "nope"], "the folder does not exist"),
+        (["--model", "vpl", "--splits", "tset"], "`splits` names tset"),
+        (["--model", "vpl", "--baseline", "btl-eval"], "was evaluated with seed 3; `seed` is 0"),
+        (["--model", "vpl", "--baseline", "eval"], "is `output_dir`, whose results are replaced"),
+    ],
+)
+def test_a_call_that_is_refused_leaves_earlier_results(root, arguments, named, capsys):
+    before = files(root / "eval")
+    capsys.readouterr()
+    assert len(before) > 3 and evaluate(root, *arguments) == 2
+    error = capsys.readouterr().err
+    assert named in error and "which is replaced" not in error
+    assert files(root / "eval") == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["summarizer", "--model", "vpl"],
+        ["elicitation", "--model", "nope"],
+        ["transfer", "--model", "nope", "--writer", "a", "--judge", "b"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_other_evaluations_leave_what_is_not_theirs(root, command, capsys):
+    before = files(root / "eval")
+    name, *rest = [str(root / word) if word in ("vpl", "nope") else word for word in command]
+    assert main(["eval", name, *rest, "--data", str(root / "pets"), "--output_dir", str(root / "eval")]) == 2
+    assert files(root / "eval") == before, capsys.readouterr().err
+
+
+def test_a_call_that_is_sound_replaces_earlier_results(root, capsys):
+    assert not evaluate(root, "--model", "btl", "--n_context", "0", output="again")
+    assert "which is replaced" not in capsys.readouterr().err
+    assert not evaluate(root, "--model", "vpl", "--n_context", "0", output="again")
+    assert "holds an earlier evaluation, which is replaced" in capsys.readouterr().err
+    assert json.loads((root / "again" / "results.json").read_text())["method"] == "vpl"
