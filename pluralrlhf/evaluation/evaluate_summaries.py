@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..trainers.summarizer_start import Topics
 from ..user_models.text.base import as_text
 from .evaluate import check_output
-from .scorers import load_scorers
+from .scorers import check_distinct, load_scorers
 from .summaries import by_user, copying, faithfulness, others, rankings, swap_topics, user_interval
 from .summary import command_line
 from .transfer import TransferUser
@@ -68,6 +68,7 @@ def evaluate_summaries(
     Raises:
         ConfigError: A model that has no texts, or a split that the data lacks.
     """
+    check_distinct(models)
     folder = check_output(output_dir)
     pairs, users = load_pairs(data), load_users(data)
     split = split or next((s for s in ("test_unseen_users_unseen_items", "validation") if s in pairs), "")

@@ -192,13 +192,14 @@ def load_scorers(
         packing_tokens: Tokens in a packed row.
 
     Raises:
-        ConfigError: A folder without a model, or models under one name whose settings differ.
+        ConfigError: A folder without a model, one model twice, or models under one name whose settings differ.
     """
     from ..features import FeatureCache
     from ..trainers.text_data import pair_data
     from .backbone_scorer import BackboneScorer
     from .text_scorer import TextScorer
 
+    check_distinct(models)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     shared = {} if shared is None else shared
     scorers: list[RewardModelScorer] = []
@@ -229,6 +230,22 @@ def load_scorers(
         )
     _number_equal_seeds(scorers)
     return scorers
+
+
+def check_distinct(models: Sequence[str | Path | PersonalizedRewardModel]) -> None:
+    """Refuses a folder that is named twice: it would count as two seeds."""
+    seen: dict[Path, str | Path] = {}
+    for model in models:
+        if hasattr(model, "user_model"):
+            continue
+        folder = Path(model).resolve()
+        if folder in seen:
+            again = "twice" if str(seen[folder]) == str(model) else f"twice, also as {model}"
+            raise ConfigError(
+                f"`--model`: {seen[folder]} is given {again} (`--baseline` counts). Name each model once; several of one "
+                "method are its seeds."
+            )
+        seen[folder] = model
 
 
 def load_model(path: str | Path) -> PersonalizedRewardModel:

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from pluralrlhf.cli import main
+from pluralrlhf.errors import ConfigError
+from pluralrlhf.evaluation.scorers import check_distinct
 from pluralrlhf.modeling import PersonalizedRewardModel
 
 
@@ -65,6 +67,19 @@ def test_other_evaluations_leave_what_is_not_theirs(root, command, capsys):
     name, *rest = [str(root / word) if word in ("vpl", "nope") else word for word in command]
     assert main(["eval", name, *rest, "--data", str(root / "pets"), "--output_dir", str(root / "eval")]) == 2
     assert files(root / "eval") == before, capsys.readouterr().err
+
+
+def test_a_model_that_is_given_twice_is_no_second_seed(root, capsys):
+    roundabout = str(root / "pets" / ".." / "vpl")
+    (root / "link").symlink_to(root / "vpl")
+    for arguments in (["--baseline", "vpl"], ["vpl"], [roundabout], ["--baseline", str(root / "link")]):
+        assert evaluate(root, "--model", "vpl", *arguments, output="twice") == 2
+        assert "vpl is given twice" in capsys.readouterr().err
+    summarizer = ["eval", "summarizer", "--model", str(root / "vpl"), roundabout, "--data", str(root / "pets")]
+    assert main([*summarizer, "--output_dir", str(root / "twice")]) == 2
+    assert "vpl is given twice" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is given twice"):
+        check_distinct([root / "vpl"] * 2)
 
 
 def test_a_call_that_is_sound_replaces_earlier_results(root, capsys):
