@@ -91,7 +91,14 @@ def load_predictions(
     if not len(table):
         of = "" if dataset is None else f" of dataset {dataset!r}"
         raise ConfigError(f"{path} has no rows of split {split!r}{of}.")
-    k = int(pc.max(table["n_context"]).as_py()) if n_context is None else n_context
+    sizes = sorted(pc.unique(table["n_context"]).to_pylist())
+    k = sizes[-1] if n_context is None else n_context
+    # Methods without users have rows for no other number, and would stand in for those that are not there.
+    if k not in sizes:
+        raise ConfigError(
+            f"`n_context` is {k}; {path} has {', '.join(map(str, sizes))} for split {split!r}. Name one of these, or "
+            "evaluate it first."
+        )
     names = pc.unique(table["method"]).to_pylist()
     parts = []
     for name in names if methods is None else methods:
@@ -100,8 +107,6 @@ def load_predictions(
         # A method without users was scored once.
         parts.append(at if len(at) else rows.filter(pc.equal(rows["n_context"], 0)))
     table = pa.concat_tables(parts)
-    if not len(table):
-        raise ConfigError(f"{path} has no rows with {k} context pairs.")
     keys = ["method", "fold", "user_id", "pair_id"]
     means = table.group_by(keys).aggregate([("margin", "mean"), ("probability", "mean")])
     data = splits[split]

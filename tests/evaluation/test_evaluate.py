@@ -82,6 +82,14 @@ def test_a_model_that_is_given_twice_is_no_second_seed(root, capsys):
         check_distinct([root / "vpl"] * 2)
 
 
+def test_diagnostics_of_a_context_that_was_not_evaluated_are_refused(root, capsys):
+    command = ["eval", "diagnostics", "--results", str(root / "eval"), "--data", str(root / "pets"), "--split"]
+    assert main([*command, "validation", "--n_context", "5"]) == 2
+    error = capsys.readouterr().err
+    assert "`n_context` is 5" in error and "has 0, 2 for split 'validation'" in error
+    assert not (root / "eval" / "diagnostics").exists()
+
+
 def test_a_call_that_is_sound_replaces_earlier_results(root, capsys):
     assert not evaluate(root, "--model", "btl", "--n_context", "0", output="again")
     assert "which is replaced" not in capsys.readouterr().err
