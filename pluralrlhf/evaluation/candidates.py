@@ -134,6 +134,9 @@ def score_candidates(
     pairs = load_pairs(data)
     if unknown := [split for split in splits or () if split not in pairs]:
         raise ConfigError(f"`splits` names {', '.join(unknown)}, which the data lacks. It has {', '.join(pairs)}.")
+    # All rows before the first score: files of a call whose candidates must be corrected would be in the way.
+    for _ in read_candidates(candidates):
+        pass
     call = {
         "schema": 1,
         "model": str(model_path),
@@ -170,11 +173,15 @@ def score_candidates(
 
 
 def _earlier(out: Path, call: dict[str, Any]) -> dict[str, Any] | None:
-    """Checks that `out` is empty or belongs to this call, which it then notes; the record of a call that was finished."""
+    """Checks that `out` has no scores, or those of this call, which it then notes; the record of a call that finished."""
     if out.is_file():
         raise ConfigError(f"`out` {out} is a file: name a folder.")
     out.mkdir(parents=True, exist_ok=True)
-    if (out / MANIFEST).is_file():
+    scores = any(out.glob("scores-*.parquet"))
+    if scores and not (out / MANIFEST).is_file():
+        raise ConfigError(f"`out` {out} holds scores without {MANIFEST}. Name another folder.")
+    # A call that came to nothing, such as one whose model could not be loaded, leaves the folder to others.
+    if scores:
         found = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
         other = [key for key, value in call.items() if key != "model" and found.get(key) != value]
         if other:
@@ -182,8 +189,6 @@ def _earlier(out: Path, call: dict[str, Any]) -> dict[str, Any] | None:
                 f"`out` {out} holds scores of another call ({', '.join(other)} differ). Name another folder."
             )
         return found if "scores" in found else None
-    if any(out.glob("scores-*.parquet")):
-        raise ConfigError(f"`out` {out} holds scores without {MANIFEST}. Name another folder.")
     _write_json(out / MANIFEST, call)
     return None
 

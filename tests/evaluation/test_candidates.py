@@ -108,7 +108,16 @@ def test_mistakes_are_one_line(folder, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error and error.startswith("error: ") and error.count("\n") == 1
     (folder / "bad.jsonl").write_text('{"prompt": "p", "response": "r"}\n{"prompt": "p"}\n')
-    assert score(folder, tmp_path / "bad", file="bad.jsonl") == 2
-    assert "row 2" in capsys.readouterr().err
+    for size in ("1", "1000"):
+        assert score(folder, tmp_path / "bad", "--block_size", size, file="bad.jsonl") == 2
+        assert "row 2" in capsys.readouterr().err
     assert score(folder, tmp_path / "bad", file="none.jsonl") == 2
     assert "there is no file" in capsys.readouterr().err
+
+
+def test_a_call_that_came_to_nothing_leaves_the_folder_to_others(folder, tmp_path, capsys):
+    (folder / "late.jsonl").write_text('{"prompt": "p", "response": "r"}\n{"prompt": "p"}\n')
+    assert score(folder, tmp_path, "--block_size", "1", file="late.jsonl") == 2
+    assert score(folder, tmp_path, model="pets") == 2
+    assert score(folder, tmp_path, "--n_context", "2") == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / module.MANIFEST).read_text())["n_context"] == 2
