@@ -41,7 +41,8 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
         data: The dataset folder.
 
     Raises:
-        ConfigError: The checkpoint that is named does not exist, or was made from other data or with other settings.
+        ConfigError: The checkpoint that is named does not exist, was made from other data or with other settings, or is
+            past where this training ends.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -65,6 +66,12 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
         )
     folder = Path(checkpoint)
     _check(_read(folder / RECORD) or _read(folder.parent / RECORD), _facts(args, data), checkpoint)
+    name, reached, end = _progress(args, folder)
+    if reached > end:
+        raise ConfigError(
+            f"`{name}` is {end}, but {checkpoint} is at {reached}, and training does not go back. Give at least "
+            f"{reached}, or name an earlier checkpoint with `--resume_from_checkpoint`."
+        )
     return checkpoint
 
 
@@ -79,6 +86,10 @@ def begin_training(args: Any, checkpoint: str | None, data: str | None = None) -
 
     state = PartialState()
     if state.is_main_process:
+        if checkpoint is not None:
+            name, reached, end = _progress(args, Path(checkpoint))
+            if reached == end:
+                print(f"note: {checkpoint} is where `{name}` {end} ends: nothing is left to train", file=sys.stderr)
         out = Path(args.output_dir)
         out.mkdir(parents=True, exist_ok=True)
         _move_aside(out, checkpoint)
@@ -124,6 +135,13 @@ def _move(path: Path, folder: Path) -> None:
 
 def _same(one: str | Path, other: str | Path) -> bool:
     return Path(one).resolve() == Path(other).resolve()
+
+
+def _progress(args: Any, checkpoint: Path) -> tuple[str, float, float]:
+    """The setting that says where training ends, how far this checkpoint is, and the end."""
+    name, key = ("max_steps", "global_step") if args.max_steps > 0 else ("num_train_epochs", "epoch")
+    # Epochs are sums of steps; six digits hide what they lose.
+    return name, round(_read(checkpoint / "trainer_state.json").get(key) or 0, 6), getattr(args, name)
 
 
 def _facts(args: Any, data: str | None) -> dict[str, Any]:

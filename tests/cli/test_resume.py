@@ -14,6 +14,7 @@ from pluralrlhf.errors import ConfigError
 
 def arguments(out, **changed):
     settings = {"output_dir": str(out), "resume_from_checkpoint": None, "seed": 0, "learning_rate": 1e-3}
+    settings |= {"max_steps": -1, "num_train_epochs": 4.0}
     return SimpleNamespace(**(settings | changed))
 
 
@@ -24,7 +25,9 @@ def interrupted(out, *steps, **changed):
     begin_training(args, None)
     for step in steps:
         (out / f"checkpoint-{step}").mkdir()
-        (out / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        (out / f"checkpoint-{step}" / "trainer_state.json").write_text(
+            json.dumps({"global_step": step, "epoch": step / 10})
+        )
     return out
 
 
@@ -87,6 +90,17 @@ def test_other_settings_are_refused_and_nothing_is_noted(out):
     # Where it was made by a version that noted nothing, there is nothing to compare with.
     (out / "resume.json").unlink()
     assert checkpoint_to_resume(arguments(out, learning_rate=1e-2), True)
+
+
+def test_a_training_that_has_nothing_left_to_do_is_refused_or_says_so(out, capsys):
+    with pytest.raises(ConfigError, match=r"`max_steps` is 30, but .*checkpoint-40 is at 40"):
+        checkpoint_to_resume(arguments(out, max_steps=30), True)
+    with pytest.raises(ConfigError, match=r"`num_train_epochs` is 3, but .*checkpoint-40 is at 4"):
+        checkpoint_to_resume(arguments(out, num_train_epochs=3), True)
+    for end in ({"max_steps": 40}, {"num_train_epochs": 4}, {"max_steps": 50}):
+        args = arguments(out, **end)
+        begin_training(args, checkpoint_to_resume(args, True))
+        assert ("nothing is left to train" in capsys.readouterr().err) == (end != {"max_steps": 50})
 
 
 def test_other_data_is_refused(tmp_path, capsys, monkeypatch):
