@@ -119,10 +119,11 @@ def _converse(talk, start, save, max_questions: int):
             continue
         if answer == "u":
             pairs, left = past.pop()
+            what = "skip" if len(pairs) == len(talk.pairs) else "last answer"
             talk = start(pairs)
             talk.left = left
             save(talk)
-            print("The last answer is taken back.\n")
+            print(f"The {what} is taken back.\n")
             continue
         past.append((list(talk.pairs), list(talk.left)))
         expected = talk.expects(question)

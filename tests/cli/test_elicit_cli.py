@@ -65,6 +65,12 @@ def test_skip_undo_odd_input_and_the_end_of_input(saved, tmp_path, monkeypatch, 
     assert "cat" in pairs[0]["chosen"] and "dog" in pairs[1]["chosen"]
 
 
+def test_undo_says_what_it_takes_back(saved, tmp_path, monkeypatch, capsys):
+    assert elicit(monkeypatch, saved, tmp_path / "u.json", "a\ns\nu\nu\nq\n", "--sure_below", "0") == 0
+    said = [line for line in capsys.readouterr().out.replace("> ", "").splitlines() if "is taken back" in line]
+    assert said == ["The skip is taken back.", "The last answer is taken back."]
+
+
 def test_it_resumes_without_asking_again(saved, tmp_path, monkeypatch, capsys):
     out = tmp_path / "u.json"
     assert elicit(monkeypatch, saved, out, "a\na\nq\n", "--sure_below", "0") == 0
