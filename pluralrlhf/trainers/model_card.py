@@ -1,4 +1,4 @@
-"""README.md of a trained reward model: what it is, whom it learned from, what it reached, how to use it."""
+"""README.md of a trained model: what it is, whom it learned from, what it reached, how to use it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from huggingface_hub import ModelCardData
 if TYPE_CHECKING:
     from .reward_trainer import PersonalizedRewardTrainer
 
+# What TRL's card of a summariser names as its method.
+PLUS = {
+    "title": "Learning to summarize user information for personalized reinforcement learning from human feedback",
+    "id": "2507.13579",
+    "citation": """@article{nam2025plus,
+    title  = {{Learning to summarize user information for personalized reinforcement learning from human feedback}},
+    author = {Hyunji Nam and Yanming Wan and Mickel Liu and Peter F. Ahnn and Jianxun Lian and Natasha Jaques},
+    year   = 2025,
+    eprint = {arXiv:2507.13579},
+}""",
+}
 _USE = """## Use
 
 ```python

@@ -22,6 +22,7 @@ from ..user_models.text import UserContext, context_messages
 from ..user_models.text.base import first_words
 from ..user_models.text.extract import take
 from ..user_models.text.plus import clean, request, request_ids
+from .model_card import PLUS
 from .sampling import EpochRepeatSampler
 from .summarizer_config import SummarizerConfig
 from .summarizer_reader import SummaryReader, load_reader
@@ -87,7 +88,8 @@ class SummarizerTrainer(GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "pluralrlhf"]
-    _name = "Summarizer"
+    _name = "PLUS (by GRPO)"
+    _paper = PLUS  # GRPO's own otherwise
 
     def __init__(
         self,

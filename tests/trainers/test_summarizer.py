@@ -96,6 +96,12 @@ def test_both_models_learn(finished):
     assert changed(before[1], after[1])
 
 
+def test_the_card_names_the_method_and_its_paper(finished):
+    card = (finished[0] / "README.md").read_text()
+    assert "trained with PLUS (by GRPO), a method introduced in [Learning to summarize user information" in card
+    assert "https://huggingface.co/papers/2507.13579" in card and "DeepSeekMath" not in card
+
+
 def test_a_resumed_run_equals_the_uninterrupted_one(finished, start):
     folder, _, expected, _, given = finished
     again = trainer(folder, start, **given)
