@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "resume.json"
-EARLIER = "earlier"
+# Not `earlier`: what begins with an underscore is left out of uploads to the Hub.
+EARLIER = "_earlier"
 # What a checkpoint's optimiser, schedule and order of the data hang on. Batch sizes may change with the number of
 # processes, and the number of steps to train on.
 _SETTINGS = (
@@ -79,7 +80,7 @@ def begin_training(args: Any, checkpoint: str | None, data: str | None = None) -
     """Call last before training: moves what another run left in `output_dir` out of the way, and notes this run's data
     and settings there for `checkpoint_to_resume`.
 
-    Its checkpoints and its best model go to `output_dir/earlier`: left where they are, `--resume` and the limit on the
+    Its checkpoints and its best model go to `output_dir/_earlier`: left where they are, `--resume` and the limit on the
     number of checkpoints would take them for this run's.
     """
     from accelerate import PartialState

@@ -45,7 +45,7 @@ def test_train_then_evaluate(start, tmp_path, capsys):
     argv = ["train", "policy", "--config", config, "--model_name_or_path", str(start), "--output_dir", str(out)]
     (out / "checkpoint-900").mkdir(parents=True)
     assert main([*argv, *TINY, "--world_kwargs", '{"n_users": 8, "n_questions": 2}']) == 0
-    assert (out / "earlier" / "checkpoint-900").is_dir() and not (out / "checkpoint-900").exists()
+    assert (out / "_earlier" / "checkpoint-900").is_dir() and not (out / "checkpoint-900").exists()
     assert (out / "best" / "config.json").is_file() and json.loads((out / "history.json").read_text())
     assert main(["eval", "policy", "--model", str(out), "--output_dir", str(results), "--n", "8"]) == 0
     report = json.loads((results / "results.json").read_text())

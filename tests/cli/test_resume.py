@@ -51,20 +51,20 @@ def test_a_training_that_starts_anew_moves_the_earlier_checkpoints_aside(out, ca
     assert {path.name for path in out.iterdir()} == before, "what is refused later must leave the folder as it was"
     interrupted(out, 20, learning_rate=1e-2)
     assert "which now are in" in (said := capsys.readouterr().err) and "(checkpoint-20, checkpoint-40)" in said
-    assert {path.name for path in (out / "earlier").iterdir()} == {"checkpoint-20", "checkpoint-40", "best"}
-    assert {path.name for path in out.iterdir()} == {"checkpoint-20", "checkpoint-notes", "earlier", "resume.json"}
+    assert {path.name for path in (out / "_earlier").iterdir()} == {"checkpoint-20", "checkpoint-40", "best"}
+    assert {path.name for path in out.iterdir()} == {"checkpoint-20", "checkpoint-notes", "_earlier", "resume.json"}
     # The interrupted training goes on from its own checkpoint, not from the larger number of the one before.
     assert checkpoint_to_resume(arguments(out, learning_rate=1e-2), True) == str(out / "checkpoint-20")
     # A third one replaces what is there of the same name, and nothing else.
     interrupted(out, 10, learning_rate=1e-3)
-    earlier = out / "earlier"
+    earlier = out / "_earlier"
     rates = {path.name: json.loads((path / "resume.json").read_text())["learning_rate"] for path in earlier.glob("c*")}
     assert rates == {"checkpoint-20": 1e-2, "checkpoint-40": 1e-3}
 
 
 def test_what_was_moved_aside_can_be_gone_on_from_with_its_own_settings(out, tmp_path):
     interrupted(out, 40, learning_rate=1e-2)
-    moved = str(out / "earlier" / "checkpoint-20")
+    moved = str(out / "_earlier" / "checkpoint-20")
     with pytest.raises(ConfigError, match=r"`learning_rate` was 0\.001 and is 0\.01"):
         checkpoint_to_resume(arguments(out, learning_rate=1e-2, resume_from_checkpoint=moved), False)
     args = arguments(out, resume_from_checkpoint=moved)
@@ -123,4 +123,4 @@ def test_other_data_is_refused(tmp_path, capsys, monkeypatch):
     # Anew, with fewer steps than before: what a resumed training finds is its own.
     assert main([*train, str(tmp_path / "0"), "--max_steps", "2", "--save_total_limit", "1"]) == 0
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
-    assert (tmp_path / "run" / "earlier" / "checkpoint-4" / "trainer_state.json").is_file()
+    assert (tmp_path / "run" / "_earlier" / "checkpoint-4" / "trainer_state.json").is_file()

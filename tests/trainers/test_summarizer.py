@@ -335,7 +335,7 @@ def test_a_run_that_starts_anew_moves_the_earlier_checkpoints_aside(tmp_path, fo
     stale.mkdir()
 
     def train(self, **kwargs):
-        assert (tmp_path / "earlier" / stale.name).is_dir() and not stale.exists()
+        assert (tmp_path / "_earlier" / stale.name).is_dir() and not stale.exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SummarizerTrainer, "train", train)
@@ -377,7 +377,7 @@ def test_two_processes_train_one_pair(tmp_path, folder_of_pairs, start):
     subprocess.run([sys.executable, *launch, *arguments], check=True, capture_output=True, timeout=500)
     assert (tmp_path / "model.safetensors").is_file()
     assert (tmp_path / "summarizer" / "model.safetensors").is_file()
-    assert (tmp_path / "earlier" / "checkpoint-900").is_dir()
+    assert (tmp_path / "_earlier" / "checkpoint-900").is_dir()
 
 
 def test_a_dataset_of_users_with_one_pair_is_refused(tmp_path, start):
