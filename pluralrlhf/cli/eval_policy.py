@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
     argv = sys.argv[1:] if argv is None else argv
     args = _parser(prog).parse_args(argv)
 
-    from ..errors import ConfigError
+    from ..errors import ConfigError, loading
 
     folder = Path(args.model)
     if not (folder / "policy.json").is_file():
@@ -83,7 +83,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
         for name, path in checkpoints.items():
             if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
                 continue
-            model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+            with loading("model", path):
+                model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
             results["checkpoints"][name] = {}
             for split in args.splits:
                 conversations = play(

@@ -71,15 +71,15 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval transfer") 
         n_evidence=args.n_evidence,
         use_profile=args.use_profile,
     )
-    writer = _chat(args.writer, args.base_url, args, folder / "responses.jsonl")
-    judge = _chat(args.judge, args.judge_base_url or args.base_url, args, folder / "verdicts.jsonl")
+    writer = _chat("writer", args.writer, args.base_url, args, folder / "responses.jsonl")
+    judge = _chat("judge", args.judge, args.judge_base_url or args.base_url, args, folder / "verdicts.jsonl")
     found = win_rate(users, writer, judge)
     (folder / "transfer.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
     return 0
 
 
-def _chat(name: str, base_url: str | None, args: argparse.Namespace, store: Path):
+def _chat(argument: str, name: str, base_url: str | None, args: argparse.Namespace, store: Path):
     import os
 
     from ..environments.endpoint import ChatEndpoint, LocalChat
@@ -96,4 +96,8 @@ def _chat(name: str, base_url: str | None, args: argparse.Namespace, store: Path
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    return LocalChat(AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name), args.max_tokens)
+    from ..errors import loading
+
+    with loading(argument, name):
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    return LocalChat(model, tokenizer, args.max_tokens)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...errors import ConfigError
+from ...errors import ConfigError, loading
 from ...features.rendering import neutralize_special_tokens
 from .base import ASK, Message, TextConfig, TextUserModel, UserContext, context_messages, first_words
 
@@ -89,11 +89,9 @@ class Plus(TextUserModel):
                 f"There is no summariser at {beside}. Train one with `pluralrlhf train summarizer`, or name one in "
                 '`user_model_kwargs`: {"summarizer": FOLDER_OR_ID}.'
             )
-        try:
+        with loading("summarizer", source):
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except OSError as error:
-            raise ConfigError(f"`summarizer` {source!r} cannot be loaded ({str(error).splitlines()[0]}).") from None
         self.attach(model.to(self.feature_mean.device).eval(), tokenizer)
 
     @property
