@@ -42,16 +42,16 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user summarize")
 
     if args.n_context is not None and args.n_context < 1:
         raise ConfigError(f"`--n_context` is {args.n_context}; give at least 1.")
-    pairs = read_history(args.history, args.user_id)
+    history = read_history(args.history, args.user_id)
     model = load_text_model(args.model)
     limit = getattr(model.user_model.config, "max_pairs", None)
-    n_read = min(n for n in (args.n_context, limit, len(pairs)) if n is not None)
-    if n_read < min(len(pairs), args.n_context or len(pairs)):
+    asked = history[-args.n_context if args.n_context else 0 :]
+    pairs = asked[-limit if limit else 0 :]
+    if len(pairs) < len(asked):
         print(
-            f"note: the summariser was trained on up to {limit} pairs: the last {limit} of {len(pairs)} are read",
+            f"note: the summariser was trained on up to {limit} pairs: the last {limit} of {len(history)} are read",
             file=sys.stderr,
         )
-    pairs = pairs[-n_read:]
     state = model.encode_user(pairs)
     state.provenance["model_sha256"] = model_sha256(args.model)
     if args.user_id:

@@ -151,8 +151,7 @@ def score_candidates(
     if done is not None:
         return done
     model = load_model(model_path)
-    if packing is not None:
-        check_packing(model, packing)
+    check_packing(model, packing)
     reading = {"batch_size": batch_size, "packing": packing}
     users, state = _users(model, {name: pairs[name] for name in call["splits"]}, n_context, batch_size, progress)
     size = max(1, candidates.stat().st_size)

@@ -119,7 +119,7 @@ def pack_shared_prefix(
                     f"sequence {number} has {len(tokens)} tokens, but a row holds `max_tokens` = {max_tokens}",
                     "Raise `max_tokens`, or truncate texts to fewer tokens.",
                 )
-            keyed.append((tokens.astype(">u4").tobytes(), number, tokens))  # bytes that sort like the ids
+            keyed.append((sort_key(tokens), number, tokens))
             number += 1
             n_naive += len(tokens)
         # In sorted order what sequences share lies side by side, so that a split repeats as little as it can.
@@ -137,6 +137,11 @@ def pack_shared_prefix(
         if part:
             trees.append(_Tree(part))
     return _lay_out(trees, number, n_naive, max_tokens, pad_token_id, pad_to_multiple_of)
+
+
+def sort_key(tokens: np.ndarray) -> bytes:
+    """Bytes that sort like the ids: sequences that begin alike come to lie side by side."""
+    return tokens.astype(">u4").tobytes()
 
 
 def pack_by_owner(

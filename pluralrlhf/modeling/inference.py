@@ -46,8 +46,7 @@ class UserInference:
         """
         if len(prompts) != len(responses):
             raise ConfigError(f"{len(prompts)} `prompts` and {len(responses)} `responses`; give one prompt each.")
-        if packing is not None:
-            check_packing(self, packing)
+        check_packing(self, packing)
         if self.backbone is None:
             parts = [self.encoder_texts(p, r) for p, r in zip(prompts, responses)]
             if not parts:
@@ -133,8 +132,7 @@ class UserInference:
                 raise ConfigError(f"`{name}` is one text; give a list, with one entry for each response.")
             _check_texts(name, given)
         self.eval()
-        if packing is not None:
-            check_packing(self, packing)
+        check_packing(self, packing)
         reading = {"batch_size": batch_size, "packing": packing}
         if self.user_model.route == "text":
             if state is not None and len(self._checked(state)) not in (1, len(prompts)):

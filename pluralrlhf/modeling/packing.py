@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..features.shared_prefix import PackedTrees, check_shared_prefix, pack_by_owner
+from ..features.shared_prefix import PackedTrees, check_shared_prefix, pack_by_owner, sort_key
 
 if TYPE_CHECKING:
     from .model import PersonalizedRewardModel
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 PACKING_TOKENS = 4096
 
 
-def check_packing(model: PersonalizedRewardModel, packing: str) -> None:
-    """Raises a `ConfigError` where the token sequences of this model cannot be packed."""
+def check_packing(model: PersonalizedRewardModel, packing: str | None) -> None:
+    """Raises a `ConfigError` where `packing` is asked for and the token sequences of this model cannot be packed."""
+    if packing is None:
+        return
     if packing != "shared_prefix":
         raise ConfigError(f"`packing` is {packing!r}; it must be 'shared_prefix', or unset for none.")
     if model.backbone is None:
@@ -67,7 +69,7 @@ def packed_features(
     """
     owner = np.zeros(len(sequences), dtype=np.int64) if owner is None else np.asarray(owner)
     # Like beginnings side by side: batches cut as few of them as can be.
-    keys = [np.asarray(ids, dtype=">u4").tobytes() for ids in sequences]
+    keys = [sort_key(np.asarray(ids)) for ids in sequences]
     order = sorted(range(len(sequences)), key=lambda i: (owner[i], keys[i]))
     out = model.user_model.feature_mean.new_zeros(len(sequences), model.config.feature_dim)
     for start in range(0, len(order), batch_size):

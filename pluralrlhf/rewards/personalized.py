@@ -65,8 +65,7 @@ class PersonalizedReward:
             raise ConfigError(
                 f"`model` is {_told(model)}; give a loaded model: `PersonalizedRewardModel.from_pretrained(FOLDER)`."
             )
-        if packing is not None:
-            check_packing(model, packing)
+        check_packing(model, packing)
         if n_context is not None and (type(n_context) is not int or n_context < 0):
             raise ConfigError(
                 f"`n_context` is {n_context!r}; give a whole number of at least 0, or None for all pairs."

@@ -81,8 +81,7 @@ class PairData:
         self.frozen = model.backbone is None
         self.by_row = False  # batches carry rows of a table on the device instead of frozen features
         self.packing, self.packing_tokens = packing, packing_tokens
-        if packing is not None:
-            check_packing(model, packing)
+        check_packing(model, packing)
         self.cache = (cache or FeatureCache()) if self.frozen else None
         self.splits: dict[str, Dataset] = {}
         self._history: UserHistory | None = None
@@ -228,6 +227,12 @@ class PairData:
         mean = total / n
         scale = np.sqrt(np.maximum(squares / n - mean**2, 0))
         return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
+
+    def fit_standardization(self, rows: np.ndarray) -> None:
+        """Gives the user model the `standardization` of these pairs, where it reads features and has none yet."""
+        head = self.model.user_model
+        if head.token_head is None and not head.feature_mean.any():
+            head.set_standardization(*self.standardization(rows))
 
     @torch.no_grad()
     def _encoded(self, rows: np.ndarray) -> np.ndarray:

@@ -166,8 +166,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         if inner.backbone is None:
             inner.user_model.set_feature_noise(args.feature_noise)
             self.pairs.by_row = inner.user_model.route == "head" and self._features_on_device()
-        if inner.user_model.token_head is None and not inner.user_model.feature_mean.any():
-            inner.user_model.set_standardization(*self.pairs.standardization(self._train_rows))
+        self.pairs.fit_standardization(self._train_rows)
 
     @property
     def reward_model(self) -> PersonalizedRewardModel:

@@ -132,8 +132,8 @@ class SummarizerTrainer(GRPOTrainer):
         # Data
         self.pairs = TextPairData(self.reader, users=users)
         self._train_rows = self.pairs.add("train", train_dataset)
-        if args.reward_encoder is not None:
-            head.set_standardization(*self.pairs.standardization(self._train_rows))
+        self.pairs.fit_standardization(self._train_rows)
+        if self.pairs.frozen:
             head.set_feature_noise(args.reward_feature_noise)
         self._eval_rows = None if eval_dataset is None else self.pairs.add("validation", eval_dataset)
         if warmup_text is None:

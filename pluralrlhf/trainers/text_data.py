@@ -136,9 +136,7 @@ class TextPairData(PairData):
 
     def batch(self, rows: np.ndarray, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
         contexts = self.user_contexts(context_rows, flip, rows)
-        if self.frozen:
-            return self.targets(rows) | self._text_features(self._once(self.model.user_model.texts, contexts))
-        return self.prefixed(rows, self._once(self.model.user_model.prefixes, contexts))
+        return self.under(rows, self._once(self.shown, contexts), cached=True)
 
     def shown(self, contexts: Sequence[UserContext]) -> list:
         """What the reward model is shown of each context: texts with a frozen encoder, messages with a backbone."""
@@ -149,10 +147,12 @@ class TextPairData(PairData):
         """The same for a text that somebody wrote."""
         return text if self.frozen else summary_prefix(text)
 
-    def under(self, rows: np.ndarray, shown: Sequence[Any]) -> dict[str, Tensor]:
+    def under(self, rows: np.ndarray, shown: Sequence[Any], cached: bool = False) -> dict[str, Tensor]:
         """Targets (B,) with what is shown of each row's user; texts that a model just wrote stay out of the cache."""
         if self.frozen:
-            return self.targets(rows) | self._text_features(shown, self._embed_in_memory)
+            return self.targets(rows) | self._text_features(
+                shown, self.embed_texts if cached else self._embed_in_memory
+            )
         return self.prefixed(rows, shown)
 
     def prefixed(self, rows: np.ndarray, prefixes: Sequence[list[dict[str, str]]]) -> dict[str, Tensor]:
@@ -169,9 +169,9 @@ class TextPairData(PairData):
                 sides[side].append(np.asarray(ids))
         return self._packed(np.asarray(rows), sides) if self.packing else self._padded(sides)
 
-    def _text_features(self, texts: Sequence[str], embed: Callable | None = None) -> dict[str, Tensor]:
+    def _text_features(self, texts: Sequence[str], embed: Callable[[Sequence[str]], Tensor]) -> dict[str, Tensor]:
         distinct = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        values = (embed or self.embed_texts)(list(distinct))
+        values = embed(list(distinct))
         index = torch.tensor([distinct[text] for text in texts])[:, None]
         return {
             "context_features": torch.stack([values, torch.zeros_like(values)], 1),
@@ -202,4 +202,4 @@ class TextPairData(PairData):
     def context(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
         if not self.frozen:
             return {}
-        return self._text_features(self.texts(context_rows, flip))
+        return self._text_features(self.texts(context_rows, flip), self.embed_texts)
