@@ -24,6 +24,7 @@ POOL = {
     TEST_SPLITS[3]: TEST_SPLITS[2],
 }
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
+_FEWEST_PAIRS = 50  # of which an accuracy says anything
 _RARELY_SHARED = 0.2  # below this share of judgments on shared pairs, win rates describe agreement better
 
 
@@ -89,8 +90,8 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     of the *other* users. *Win rates*: where pairs are rarely shared, each response's share of won comparisons in the
     judgments of the other users; the higher one is predicted. Both leave the judging user out; ties count one half;
     accuracies are means over users. `reach` is the higher of the two (win rates only, where few pairs are shared), and
-    at least one half, which a guess gets. `majority_in_sample` includes the user's own vote: no model without users can
-    be above it on shared pairs.
+    at least one half, which a guess gets; what fewer than 50 pairs show does not count, and without any it is None.
+    `majority_in_sample` includes the user's own vote: no model without users can be above it on shared pairs.
     """
     low, high = np.minimum(pairs.chosen, pairs.rejected), np.maximum(pairs.chosen, pairs.rejected)
     key = _codes(pairs.prompt, low, high)
@@ -132,7 +133,7 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     # The majority of few judges is noise: where pairs are rarely shared only the win rates tell.
     told = ("majority_of_others", "win_rate_of_others") if share >= _RARELY_SHARED else ("win_rate_of_others",)
     for row in bounds.values():
-        known = [row[key]["accuracy"] for key in told if row[key]["accuracy"] is not None]
+        known = [row[key]["accuracy"] for key in told if row[key]["n_pairs"] >= _FEWEST_PAIRS]
         row["reach"] = max(0.5, *known) if known else None
     return {
         "disagreement": {
