@@ -35,10 +35,13 @@ _TRAINING_CODE = (
     "modeling",
     "user_models/base.py",
     "user_models/linear.py",
+    "user_models/population.py",
     "trainers/collator.py",
     "trainers/device_features.py",
     "trainers/pair_data.py",
+    "trainers/preparation.py",
     "trainers/reward_*.py",
+    "trainers/strength.py",
 )
 _REFERENCE_CODE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
 _EVALUATION_CODE = (

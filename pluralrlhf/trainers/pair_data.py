@@ -209,33 +209,9 @@ class PairData:
         """(n,) tokens of the longer side of each pair."""
         return np.maximum(*(store.lengths(np.asarray(rows)) for store in self._tokens))
 
-    def standardization(self, rows: np.ndarray, block: int = 8192, n_encoded: int = 256) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, (d,) each, of the raw features over both responses of these pairs.
-
-        A backbone is asked about `n_encoded` of the pairs as it is before training: a user model that is fed raw states
-        ignores the context for hundreds of steps.
-        """
-        total, squares, n = 0.0, 0.0, 0
-        if not self.frozen:
-            rows = np.sort(np.random.default_rng(0).permutation(rows)[:n_encoded])
-            block = 16
-        for start in range(0, len(rows), block):
-            some = rows[start : start + block]
-            values = (self.features(some) if self.frozen else self._encoded(some)).astype(np.float64)
-            values = values.reshape(-1, values.shape[-1])
-            total, squares, n = total + values.sum(0), squares + (values**2).sum(0), n + len(values)
-        mean = total / n
-        scale = np.sqrt(np.maximum(squares / n - mean**2, 0))
-        return torch.from_numpy(mean).float(), torch.from_numpy(scale).float()
-
-    def fit_standardization(self, rows: np.ndarray) -> None:
-        """Gives the user model the `standardization` of these pairs, where it reads features and has none yet."""
-        head = self.model.user_model
-        if head.token_head is None and not head.feature_mean.any():
-            head.set_standardization(*self.standardization(rows))
-
     @torch.no_grad()
-    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+    def encoded(self, rows: np.ndarray) -> np.ndarray:
+        """(2n, d) states of these rows under the backbone as it is, chosen first."""
         was_training, batch = self.model.training, self.targets(rows)
         # bitsandbytes repacks 4-bit weights on a CPU when they are used in evaluation mode, and cannot train them then.
         self.model.train(bool(getattr(self.model, "is_quantized", False)))

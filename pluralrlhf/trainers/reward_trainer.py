@@ -26,6 +26,7 @@ from .model_card import reward_model_card
 from .model_init import build_reward_model
 from .pair_checks import check_split
 from .peft import peft_config_for
+from .preparation import prepare
 from .reward_config import PersonalizedRewardConfig
 from .strength import shrink
 from .text_data import pair_data
@@ -166,7 +167,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         if inner.backbone is None:
             inner.user_model.set_feature_noise(args.feature_noise)
             self.pairs.by_row = inner.user_model.route == "head" and self._features_on_device()
-        self.pairs.fit_standardization(self._train_rows)
+        prepare(self.pairs, self._train_rows)
 
     @property
     def reward_model(self) -> PersonalizedRewardModel:

@@ -23,6 +23,7 @@ from ..user_models.text.base import first_words
 from ..user_models.text.extract import take
 from ..user_models.text.plus import clean, request, request_ids
 from .model_card import PLUS
+from .preparation import prepare
 from .sampling import EpochRepeatSampler
 from .summarizer_config import SummarizerConfig
 from .summarizer_reader import SummaryReader, load_reader
@@ -132,7 +133,7 @@ class SummarizerTrainer(GRPOTrainer):
         # Data
         self.pairs = TextPairData(self.reader, users=users)
         self._train_rows = self.pairs.add("train", train_dataset)
-        self.pairs.fit_standardization(self._train_rows)
+        prepare(self.pairs, self._train_rows)
         if self.pairs.frozen:
             head.set_feature_noise(args.reward_feature_noise)
         self._eval_rows = None if eval_dataset is None else self.pairs.add("validation", eval_dataset)

@@ -202,6 +202,8 @@ class UserModel(nn.Module):
     # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`. `backbone`:
     # a user changes what the backbone computes, see `backbone_route.py`.
     route: ClassVar[str] = "head"
+    # Whether `warm_start` does anything.
+    warm_starts: ClassVar[bool] = False
     # Whether the backbone's activations may be computed again in the backward pass (`gradient_checkpointing`).
     recomputable: ClassVar[bool] = True
     # A linear layer that is the whole reward, for methods whose reward is the same for everybody.
@@ -232,6 +234,14 @@ class UserModel(nn.Module):
         if self.training and self.feature_noise:
             features = features + self.feature_noise * torch.randn_like(features)
         return features
+
+    def warm_start(self, differences: Tensor, users: Tensor) -> None:
+        """First weights from training pairs, before the first step; for methods that set `warm_starts`.
+
+        Args:
+            differences: (n, d) standardised features, chosen minus rejected.
+            users: (n,) whose choice it was.
+        """
 
     def set_step(self, step: int, max_steps: int) -> None:
         """Tells annealed terms the optimiser step; being set from it, they resume exactly and skip evaluation."""

@@ -10,16 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .base import UserState
+from .base import UserState, mlp
 from .linear import (
     LinearUserModel,
     check_sizes,
-    feature_map,
     gaussian_draw,
     gradient_steps,
     log_posterior,
     newton_posterior,
 )
+from .population import fit_population, principal_directions
+
+# In a start by the population: how far apart types are, and the part of its map that the gradient steps see.
+_TYPES_APART, _FAST_SHARE = 0.05, 0.3
 
 
 @dataclass
@@ -31,7 +34,10 @@ class OursConfig:
         types: Number of Gaussians in the prior.
         fast_dim: p, number of weights of the user's gradient steps; 0 leaves them out.
         fast_steps: Number of these steps.
-        hidden, layers: Width and number of the hidden layers that phi and psi share; 0 layers are a linear map.
+        hidden, layers: Width and number of the hidden layers of the network in phi and psi; 0 layers leave the linear
+            map alone.
+        directions: Most directions of the features in which the population is fitted for a start; 0 starts from
+            nothing.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
         noise_share: Share of training users whose context's labels are replaced by coin flips, so that doubt is
@@ -44,18 +50,41 @@ class OursConfig:
     fast_steps: int = 5
     hidden: int = 256
     layers: int = 2
+    directions: int = 64
     newton_steps: int = 5
     doubt: bool = True
     noise_share: float = 0.1
 
     def __post_init__(self):
         check_sizes(
-            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, newton_steps=2, noise_share=0
-        )
+            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, directions=0, newton_steps=2,
+            noise_share=0,
+        )  # fmt: skip
         if self.noise_share >= 1:
             raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
         if self.noise_share and not self.doubt:
             self.noise_share = 0.0
+
+
+class LinearAndNetwork(nn.Module):
+    """:math:`L e + f(e)`, (n, d) to (n, `out`): L starts at 0, and f, an MLP, where nothing is said of it."""
+
+    def __init__(self, feature_dim: int, hidden: int, layers: int, out: int):
+        super().__init__()
+        self.linear = nn.Linear(feature_dim, out, bias=False)
+        self.network = mlp([feature_dim] + [hidden] * layers + [out]) if layers else None
+        if layers:
+            nn.init.zeros_(self.linear.weight)
+
+    def silence_network(self) -> None:
+        """Makes f zero everywhere; its first layers stay as they are."""
+        if self.network is not None:
+            nn.init.zeros_(self.network[-1].weight)
+            nn.init.zeros_(self.network[-1].bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out = self.linear(features)
+        return out if self.network is None else out + self.network(features)
 
 
 class Ours(LinearUserModel):
@@ -63,9 +92,9 @@ class Ours(LinearUserModel):
 
     .. math:: r(x, y \mid u) = w_u \cdot \phi(e) + v_u \cdot \psi(e)
 
-    where phi and psi are outputs of one network. Explanation t = 1..T is a type of user: labels follow
-    :math:`\sigma(w \cdot \Delta\phi)` with prior :math:`w \sim N(m_t, S_t)`, whose mean makes the reward of everybody.
-    Its posterior is Laplace's, its evidence
+    where phi and psi are outputs of one map, :math:`L e + f(e)`: linear, plus a network. Explanation t = 1..T is a type
+    of user: labels follow :math:`\sigma(w \cdot \Delta\phi)` with prior :math:`w \sim N(m_t, S_t)`, whose mean makes the
+    reward of everybody. Its posterior is Laplace's, its evidence
 
     .. math:: \log Z_t = \sum_i \log \sigma(\hat w_t \cdot \Delta\phi_i)
         + \log N(\hat w_t; m_t, S_t) + \tfrac q2 \log 2\pi - \tfrac12 \log |H_t|.
@@ -75,6 +104,11 @@ class Ours(LinearUserModel):
     covariance of this mixture. A context that contradicts itself thus leads back to the reward of everybody. The prior
     weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
     learned with phi, through the posterior. In training, the labels of some contexts are coin flips.
+
+    A network learns a few hundred training users by heart before it learns what holds of others. L therefore starts
+    where hierarchical Bayes ends (`fit_population`): users' weights are :math:`N(\mu, S)` in the directions in which
+    pairs differ most, the rows of L are the first eigenvectors of S, each times the root of its eigenvalue, and mu; the
+    prior is N(0, I), and 1 for mu. f starts at 0.
 
     Beside the posterior there are a few gradient steps in features of their own, which err elsewhere: from 0,
     :math:`v \leftarrow v + \alpha \odot \sum_i \sigma(-v \cdot \Delta\psi_i)\, \Delta\psi_i / (k + \kappa)`, the step
@@ -105,12 +139,13 @@ class Ours(LinearUserModel):
     name = "ours"
     config_class = OursConfig
     has_posterior = True
+    warm_starts = True
 
     def __init__(self, feature_dim: int, config: OursConfig):
         super().__init__(feature_dim, config)
         # The prior's mean is the reward of everybody: with a network of its own for it, more is learned by heart.
         self.base = None
-        self.map = feature_map(feature_dim, config.hidden, config.layers, config.dim + config.fast_dim)
+        self.map = LinearAndNetwork(feature_dim, config.hidden, config.layers, config.dim + config.fast_dim)
         if config.fast_dim:
             self.fast_log_lr = nn.Parameter(torch.zeros(config.fast_dim))
             self.log_kappa = nn.Parameter(torch.zeros(()))
@@ -125,6 +160,28 @@ class Ours(LinearUserModel):
             self.register_buffer("strength", torch.ones(()))
         if config.types > 1 or config.doubt:
             self.log_temper = nn.Parameter(torch.tensor(-0.5))
+
+    @torch.no_grad()
+    def warm_start(self, differences: Tensor, users: Tensor) -> None:
+        q, p = self.config.dim, self.config.fast_dim
+        projection = principal_directions(differences, self.config.directions)
+        if not projection.shape[1]:
+            return
+        mean, covariance = fit_population(differences @ projection, users)
+        variances, axes = torch.linalg.eigh(covariance)
+        spread = (projection @ (axes * variances.clamp(min=0).sqrt()).flip(1)).T[: q - 1]
+        linear = self.map.linear.weight.zero_()
+        linear[: len(spread)] = spread
+        linear[q - 1] = projection @ mean
+        linear[q : q + p][: len(spread)] = _FAST_SHARE * spread[:p]
+        self.map.silence_network()
+        self.prior_mean.normal_(0, _TYPES_APART if self.config.types > 1 else 0)
+        self.prior_log_precision.zero_()
+        # What everybody wants is nearly known: its weight is 1, with a standard deviation of a fifth.
+        self.prior_mean[:, q - 1] = 1
+        self.prior_log_precision[:, q - 1] = 3
+        if p:
+            self.fast_log_lr.fill_(-1.0)
 
     def _prior_weights(self) -> Tensor:
         """(T,) log-probabilities of the types."""

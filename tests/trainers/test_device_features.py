@@ -67,7 +67,7 @@ class Watch(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         row = self.trainer._train_rows[3]
         self.held.append(self.trainer._table(torch.tensor([2 * row]))[0])
-        self.present.append(torch.from_numpy(self.trainer.pairs._encoded(np.array([row]))))
+        self.present.append(torch.from_numpy(self.trainer.pairs.encoded(np.array([row]))))
 
 
 @pytest.mark.parametrize("packing", [None, "shared_prefix"])
@@ -76,7 +76,7 @@ def test_a_copy_is_refreshed_when_due_and_at_no_other_time(tmp_path, packing, lo
     watch = Watch()
     adapter = LoraConfig(r=4) if lora else None
     watch.trainer = trainer = refreshed(tmp_path, 2, packing, [watch], adapter)
-    before = torch.from_numpy(trainer.pairs._encoded(trainer._train_rows[3:4]))
+    before = torch.from_numpy(trainer.pairs.encoded(trainer._train_rows[3:4]))
     batch = next(iter(trainer.get_train_dataloader()))
     assert "context_row" in batch and not any(name.startswith("context_input") for name in batch)
     trainer.train()
