@@ -121,3 +121,13 @@ def test_a_missing_column_and_a_null_are_named():
         UserHistory({"train": {k: v for k, v in data.items() if k != "item_ids"}})
     with pytest.raises(DataError, match=r"row 2, column `user_id`: the value is null"):
         UserHistory({"train": data | {"user_id": ["a", None, "b", "b"]}})
+
+
+def test_a_sample_holds_at_most_so_many_pairs_of_so_many_users():
+    history = UserHistory({"train": make(), "validation": make(n_users=2, split="validation")})
+    rows = history.rows("train")
+    sample = rows[history.sample(rows, users=4, pairs_per_user=7)]
+    users, counts = np.unique(history.user[sample], return_counts=True)
+    assert len(users) == 4 and set(counts) == {7} and np.array_equal(sample, np.unique(sample))
+    assert np.array_equal(sample, rows[history.sample(rows, users=4, pairs_per_user=7)])
+    assert np.array_equal(history.sample(rows, users=6, pairs_per_user=30), np.arange(len(rows)))

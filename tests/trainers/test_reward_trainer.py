@@ -114,6 +114,27 @@ def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):
     assert torch.equal(loaded.score(["p"] * 2, ["a cat", "a dog"]), expected)
 
 
+def test_ours_starts_from_its_training_pairs_and_a_trained_model_keeps_what_it_has(tmp_path):
+    settings = {"user_model": "ours", "user_model_kwargs": {"dim": 4, "hidden": 16}, "feature_noise": 0.3}
+    args = frozen_args(tmp_path / "out", **settings | {"max_steps": 4})
+    train = pet_dataset(12, 12)
+
+    def start(data, **kwargs):
+        trainer = PersonalizedRewardTrainer(args=args, train_dataset=data, **kwargs)
+        return trainer, trainer.reward_model.user_model.map.linear.weight.detach().clone()
+
+    trainer, first = start(train)
+    assert first.any() and torch.equal(first, start(train)[1])
+    other = train.map(
+        lambda row: {"chosen": row["rejected"], "rejected": row["chosen"]} if row["user_id"] < "u5" else {}
+    )
+    assert not torch.equal(first, start(other)[1])
+    trainer.train()
+    trained = trainer.reward_model.user_model.map.linear.weight.detach().clone()
+    assert not torch.equal(trained, first)
+    assert torch.equal(start(other, model=trainer.reward_model)[1], trained)
+
+
 def test_opposite_users_of_a_trainable_backbone(tmp_path):
     args = PersonalizedRewardConfig(
         str(tmp_path),
