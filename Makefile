@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make quickstart  install, build pets and styles, train btl and vpl, evaluate (runs/quickstart/)"
+	@echo "make quickstart  install, build pets and styles, train btl, vpl and ours, evaluate (runs/quickstart/)"
 	@echo "make bench       all benchmarks (half an hour on 1 core): evals/bench/results.md"
 	@echo "make test        the fast tests (under 10 minutes on 2 cores)"
 	@echo "make test-all    every test that this machine can run"
