@@ -36,8 +36,8 @@ class OursConfig:
         fast_steps: Number of these steps.
         hidden, layers: Width and number of the hidden layers of the network in phi and psi; 0 layers leave the linear
             map alone.
-        directions: Most directions of the features in which the population is fitted for a start; 0 starts from
-            nothing.
+        start_users: With fewer training users than this, phi and psi start from the population; 0 is never.
+        directions: Most directions of the features in which the population is fitted.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
         noise_share: Share of training users whose context's labels are replaced by coin flips, so that doubt is
@@ -50,6 +50,7 @@ class OursConfig:
     fast_steps: int = 5
     hidden: int = 256
     layers: int = 2
+    start_users: int = 500
     directions: int = 64
     newton_steps: int = 5
     doubt: bool = True
@@ -57,8 +58,8 @@ class OursConfig:
 
     def __post_init__(self):
         check_sizes(
-            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, directions=0, newton_steps=2,
-            noise_share=0,
+            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, start_users=0, directions=1,
+            newton_steps=2, noise_share=0,
         )  # fmt: skip
         if self.noise_share >= 1:
             raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
@@ -67,23 +68,25 @@ class OursConfig:
 
 
 class LinearAndNetwork(nn.Module):
-    """:math:`L e + f(e)`, (n, d) to (n, `out`): L starts at 0, and f, an MLP, where nothing is said of it."""
+    """:math:`L e + f(e)`, (n, d) to (n, `out`), f an MLP. L is 0, and stays so, until `start_with`."""
 
     def __init__(self, feature_dim: int, hidden: int, layers: int, out: int):
         super().__init__()
-        self.linear = nn.Linear(feature_dim, out, bias=False)
         self.network = mlp([feature_dim] + [hidden] * layers + [out]) if layers else None
-        if layers:
-            nn.init.zeros_(self.linear.weight)
+        self.linear = nn.Parameter(torch.zeros(out, feature_dim), requires_grad=not layers)
+        if not layers:
+            nn.init.kaiming_uniform_(self.linear, a=math.sqrt(5))
 
-    def silence_network(self) -> None:
-        """Makes f zero everywhere; its first layers stay as they are."""
+    def start_with(self, linear: Tensor) -> None:
+        """Sets L, which is trained from now on, and makes f zero everywhere, by its last layer."""
+        self.linear.copy_(linear)
+        self.linear.requires_grad_()
         if self.network is not None:
             nn.init.zeros_(self.network[-1].weight)
             nn.init.zeros_(self.network[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        out = self.linear(features)
+        out = F.linear(features, self.linear)
         return out if self.network is None else out + self.network(features)
 
 
@@ -105,10 +108,10 @@ class Ours(LinearUserModel):
     weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
     learned with phi, through the posterior. In training, the labels of some contexts are coin flips.
 
-    A network learns a few hundred training users by heart before it learns what holds of others. L therefore starts
-    where hierarchical Bayes ends (`fit_population`): users' weights are :math:`N(\mu, S)` in the directions in which
-    pairs differ most, the rows of L are the first eigenvectors of S, each times the root of its eigenvalue, and mu; the
-    prior is N(0, I), and 1 for mu. f starts at 0.
+    A network learns a few hundred training users by heart before it learns what holds of others. Where they are fewer
+    than `start_users`, L therefore starts where hierarchical Bayes ends (`fit_population`): users' weights are
+    :math:`N(\mu, S)` in the directions in which pairs differ most, the rows of L are the first eigenvectors of S, each
+    times the root of its eigenvalue, and mu; the prior is N(0, I), and 1 for mu. f starts at 0. With more users L is 0.
 
     Beside the posterior there are a few gradient steps in features of their own, which err elsewhere: from 0,
     :math:`v \leftarrow v + \alpha \odot \sum_i \sigma(-v \cdot \Delta\psi_i)\, \Delta\psi_i / (k + \kappa)`, the step
@@ -165,16 +168,16 @@ class Ours(LinearUserModel):
     def warm_start(self, differences: Tensor, users: Tensor) -> None:
         q, p = self.config.dim, self.config.fast_dim
         projection = principal_directions(differences, self.config.directions)
-        if not projection.shape[1]:
+        if len(users.unique()) >= self.config.start_users or not projection.shape[1]:
             return
         mean, covariance = fit_population(differences @ projection, users)
         variances, axes = torch.linalg.eigh(covariance)
         spread = (projection @ (axes * variances.clamp(min=0).sqrt()).flip(1)).T[: q - 1]
-        linear = self.map.linear.weight.zero_()
+        linear = torch.zeros_like(self.map.linear)
         linear[: len(spread)] = spread
         linear[q - 1] = projection @ mean
         linear[q : q + p][: len(spread)] = _FAST_SHARE * spread[:p]
-        self.map.silence_network()
+        self.map.start_with(linear)
         self.prior_mean.normal_(0, _TYPES_APART if self.config.types > 1 else 0)
         self.prior_log_precision.zero_()
         # What everybody wants is nearly known: its weight is 1, with a standard deviation of a fifth.

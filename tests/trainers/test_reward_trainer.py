@@ -121,7 +121,7 @@ def test_ours_starts_from_its_training_pairs_and_a_trained_model_keeps_what_it_h
 
     def start(data, **kwargs):
         trainer = PersonalizedRewardTrainer(args=args, train_dataset=data, **kwargs)
-        return trainer, trainer.reward_model.user_model.map.linear.weight.detach().clone()
+        return trainer, trainer.reward_model.user_model.map.linear.detach().clone()
 
     trainer, first = start(train)
     assert first.any() and torch.equal(first, start(train)[1])
@@ -130,7 +130,7 @@ def test_ours_starts_from_its_training_pairs_and_a_trained_model_keeps_what_it_h
     )
     assert not torch.equal(first, start(other)[1])
     trainer.train()
-    trained = trainer.reward_model.user_model.map.linear.weight.detach().clone()
+    trained = trainer.reward_model.user_model.map.linear.detach().clone()
     assert not torch.equal(trained, first)
     assert torch.equal(start(other, model=trainer.reward_model)[1], trained)
 

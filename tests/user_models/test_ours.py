@@ -21,7 +21,7 @@ def one_dimensional(**settings):
         "ours", D, {"dim": 1, "layers": 0, "types": 1, "hidden": 8, "fast_dim": 0, **settings}
     ).eval()
     with torch.no_grad():
-        model.map.linear.weight.copy_(torch.eye(D)[:1].expand(model.map.linear.weight.shape))
+        model.map.linear.copy_(torch.eye(D)[:1].expand(model.map.linear.shape))
         model.prior_log_precision.fill_(-1.0)
         if settings.get("types", 1) == 1:
             model.prior_mean.zero_()
@@ -69,7 +69,7 @@ def test_a_context_that_contradicts_itself_is_believed_less():
 def test_without_doubt_and_with_one_type_it_is_the_bayesian_head():
     model = one_dimensional(doubt=False, noise_share=0.0)
     head = build_user_model("bayes_head", D, {"dim": 1, "layers": 0, "hidden": 8}).eval()
-    head.map.load_state_dict(model.map.linear.state_dict())
+    head.map.weight.copy_(model.map.linear)
     head.base[-1].weight.data.zero_()
     head.prior_mean.copy_(model.prior_mean[0])
     head.prior_log_precision.copy_(model.prior_log_precision[0])

@@ -104,10 +104,10 @@ def test_a_start_knows_what_users_differ_in_and_no_start_or_strangers_choices_do
     nobody, known = accuracy(model, 0), accuracy(model, 8)
     assert 0.6 < nobody < known - 0.05
     flips = 2.0 * (torch.rand(len(users), generator=torch.Generator().manual_seed(2)) < 0.5) - 1
-    for other in (started(differences * flips[:, None], users), started(differences, users, directions=0)):
+    for other in (started(differences * flips[:, None], users), started(differences, users, start_users=0)):
         assert accuracy(other, 0) < nobody - 0.05 and accuracy(other, 8) < known - 0.05
 
 
 def test_a_start_from_pairs_without_differences_is_no_start():
     model = started(torch.zeros(5, 4), torch.arange(5))
-    assert not model.map.linear.weight.any() and model.map.network[-1].weight.any()
+    assert not model.map.linear.any() and model.map.network[-1].weight.any()
