@@ -36,7 +36,8 @@ class OursConfig:
         fast_steps: Number of these steps.
         hidden, layers: Width and number of the hidden layers of the network in phi and psi; 0 layers leave the linear
             map alone.
-        start_users: With fewer training users than this, phi and psi start from the population; 0 is never.
+        start_users: With fewer training users than this, phi and psi start from the population, which is fitted to 1000
+            users at most: more than that is always, 0 is never.
         directions: Most directions of the features in which the population is fitted.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
