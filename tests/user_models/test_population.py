@@ -108,6 +108,15 @@ def test_a_start_knows_what_users_differ_in_and_no_start_or_strangers_choices_do
         assert accuracy(other, 0) < nobody - 0.05 and accuracy(other, 8) < known - 0.05
 
 
-def test_a_start_from_pairs_without_differences_is_no_start():
-    model = started(torch.zeros(5, 4), torch.arange(5))
-    assert not model.map.linear.any() and model.map.network[-1].weight.any()
+@pytest.mark.parametrize("n_users, start_users, starts", [(20, 21, True), (20, 20, False), (20, 0, False)])
+def test_only_with_few_users_is_there_a_start(n_users, start_users, starts):
+    model = started(*population(n_users, 10), start_users=start_users)
+    assert model.map.linear.any() == starts == model.map.linear.requires_grad
+    assert model.map.network[-1].weight.any() != starts
+
+
+@torch.no_grad()
+def test_without_a_start_the_map_is_the_network_alone():
+    model = started(torch.zeros(5, 4), torch.arange(5))  # pairs without differences tell nothing
+    features = torch.randn(7, 4)
+    assert torch.equal(model.basis(features), model.map.network(features))
