@@ -22,7 +22,7 @@ def prepare(pairs: PairData, rows: np.ndarray) -> None:
     if user_model.token_head is not None or user_model.feature_mean.any():
         return
     user_model.set_standardization(*standardization(pairs, rows))
-    if pairs.frozen and user_model.warm_starts:
+    if pairs.frozen and user_model.warm_starts(len(np.unique(pairs.history.user[rows]))):
         rows = rows[pairs.history.sample(rows, users=_USERS, pairs_per_user=_PAIRS_PER_USER)]
         users = torch.from_numpy(pairs.history.user[rows]).to(user_model.feature_scale.device)
         user_model.warm_start(differences(pairs, rows), users)

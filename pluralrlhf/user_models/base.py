@@ -202,8 +202,6 @@ class UserModel(nn.Module):
     # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`. `backbone`:
     # a user changes what the backbone computes, see `backbone_route.py`.
     route: ClassVar[str] = "head"
-    # Whether `warm_start` does anything.
-    warm_starts: ClassVar[bool] = False
     # Whether the backbone's activations may be computed again in the backward pass (`gradient_checkpointing`).
     recomputable: ClassVar[bool] = True
     # A linear layer that is the whole reward, for methods whose reward is the same for everybody.
@@ -235,8 +233,12 @@ class UserModel(nn.Module):
             features = features + self.feature_noise * torch.randn_like(features)
         return features
 
+    def warm_starts(self, n_users: int) -> bool:
+        """Whether there is a `warm_start` with so many training users."""
+        return False
+
     def warm_start(self, differences: Tensor, users: Tensor) -> None:
-        """First weights from training pairs, before the first step; for methods that set `warm_starts`.
+        """First weights from training pairs, before the first step.
 
         Args:
             differences: (n, d) standardised features, chosen minus rejected.

@@ -36,8 +36,7 @@ class OursConfig:
         fast_steps: Number of these steps.
         hidden, layers: Width and number of the hidden layers of the network in phi and psi; 0 layers leave the linear
             map alone.
-        start_users: With fewer training users than this, phi and psi start from the population, which is fitted to 1000
-            users at most: more than that is always, 0 is never.
+        start_users: With fewer training users than this, phi and psi start from the population; 0 is never.
         directions: Most directions of the features in which the population is fitted.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
@@ -143,7 +142,6 @@ class Ours(LinearUserModel):
     name = "ours"
     config_class = OursConfig
     has_posterior = True
-    warm_starts = True
 
     def __init__(self, feature_dim: int, config: OursConfig):
         super().__init__(feature_dim, config)
@@ -165,11 +163,14 @@ class Ours(LinearUserModel):
         if config.types > 1 or config.doubt:
             self.log_temper = nn.Parameter(torch.tensor(-0.5))
 
+    def warm_starts(self, n_users: int) -> bool:
+        return n_users < self.config.start_users
+
     @torch.no_grad()
     def warm_start(self, differences: Tensor, users: Tensor) -> None:
         q, p = self.config.dim, self.config.fast_dim
         projection = principal_directions(differences, self.config.directions)
-        if len(users.unique()) >= self.config.start_users or not projection.shape[1]:
+        if not projection.shape[1]:
             return
         mean, covariance = fit_population(differences @ projection, users)
         variances, axes = torch.linalg.eigh(covariance)

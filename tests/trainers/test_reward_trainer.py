@@ -125,6 +125,10 @@ def test_ours_starts_from_its_training_pairs_and_a_trained_model_keeps_what_it_h
 
     trainer, first = start(train)
     assert first.any() and torch.equal(first, start(train)[1])
+    args.user_model_kwargs["start_users"] = 12
+    assert not start(train)[1].any()
+    args.user_model_kwargs["start_users"] = 13
+    assert torch.equal(first, start(train)[1])
     other = train.map(
         lambda row: {"chosen": row["rejected"], "rejected": row["chosen"]} if row["user_id"] < "u5" else {}
     )
