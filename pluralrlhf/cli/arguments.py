@@ -41,6 +41,8 @@ def _explained(parser, message: str) -> str:
     """The parser's message, and for a name that it does not know a close one that it does."""
     known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     unknown = [word.strip("'\",[]").lstrip("-") for word in message.split() if word.strip("'\",[]").startswith("--")]
+    if "Expecting property name" in message:
+        return f"`--user_model_kwargs` is not JSON: {message}. Put names in double quotes: '{{\"dim\": 8}}'."
     if not unknown or not ("nknown arguments" in message or "not used" in message):
         return f"{message} See `-h` for the names."
     hints = [close[0] for name in unknown if (close := difflib.get_close_matches(name, known, n=1))]

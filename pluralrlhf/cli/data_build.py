@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ..data.sources import SOURCES, Source, source_class
-from ..data.splits import SplitConfig
+from ..data.splits import MIXED_ITEMS, UNSEEN_ITEMS_OF_VALIDATION_USERS, SplitConfig
 from ..errors import ConfigError
 
 _PROG = "pluralrlhf data build"
@@ -232,6 +232,12 @@ def _one_item(out: Any) -> bool:
     return pc.count_distinct(pc.list_flatten(items)).as_py() == 1
 
 
+_MEANINGS = {
+    MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
+    UNSEEN_ITEMS_OF_VALIDATION_USERS: "validation is on items that training sees",
+}
+
+
 def _print_summary(out: Any) -> None:
     from ..data import read_build
     from ..data.schema import SPLITS, VALIDATION
@@ -244,6 +250,9 @@ def _print_summary(out: Any) -> None:
     for title, lost in (("left out", build["dropped"]), ("invalid, skipped", build["skipped_invalid"])):
         if any(lost.values()):
             print(f"  {title}: " + ", ".join(f"{reason} {n:,}" for reason, n in lost.items() if n))
+    for reason, meaning in _MEANINGS.items():
+        if build["dropped"].get(reason):
+            print(f"  {reason}: {meaning}")
     if build["skipped_invalid"]:
         print(f"  the skipped rows are in {out / 'skipped.jsonl'}")
     if changed := counts["stripped_ids"]:

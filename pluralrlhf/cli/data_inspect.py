@@ -123,10 +123,10 @@ def show(report: dict[str, Any]) -> None:
         made.add_row(name, f"[bold]{_percent(row['reach'])}[/]", *cells)
     console.print(made)
     console.print(
-        "“about” is the higher of the last two columns, and at least the 50 % of a guess; - where fewer than 50 pairs tell."
+        "“about” is the higher of the last two columns, of those with 50 pairs or more, and at least the 50 % of a guess."
         if len(bound["judged_by"]) > 1
         else "“about” is the last column, and at least the 50 % of a guess: too few judgments are on shared pairs for a "
-        "majority; - where fewer than 50 pairs tell."
+        "majority, and fewer than 50 pairs tell nothing."
     )
 
     made = table("\nLeaks (each must be 0)", "", "")

@@ -32,7 +32,8 @@ from .versus import write_versus
 _BADGES = {
     "uses_user": ("uses the user", "good"),
     "ignores_user": ("does not use the user", "bad"),
-    "any_context": ("any context will do", "bad"),
+    "any_context": ("another user's context does as well", "bad"),
+    "not_told_apart": ("own context not told from another's", "neutral"),
     "harmed": ("harmed by the context", "bad"),
     "no_gain": ("no gain shown", "neutral"),
     "nothing_to_find": ("nothing to find here", "neutral"),

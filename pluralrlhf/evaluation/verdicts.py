@@ -100,8 +100,8 @@ def verdict(
         ceiling: Name of the ceiling.
 
     Returns:
-        `kind`, one of `no_user`, `ignores_user`, `uses_user`, `any_context`, `harmed`, `nothing_to_find`, `no_gain`,
-        `unknown`; and `text`, a sentence's beginning without its subject.
+        `kind`, one of `no_user`, `ignores_user`, `uses_user`, `any_context`, `not_told_apart`, `harmed`,
+        `nothing_to_find`, `no_gain`, `unknown`; and `text`, a sentence's beginning without its subject.
     """
     controls = controls or {}
     if not uses_context:
@@ -128,8 +128,15 @@ def verdict(
     wrong = controls.get("gain_over_wrong_user")
     if _above(gain):
         if wrong is not None and not _above(wrong):
-            text = f"gains {interval(gain, True)} over its own k = 0, but this data cannot tell that from another user's context"
-            return {"kind": "any_context", "text": f"{text} ({interval(wrong, True)} own minus other)"}
+            # Few users, or users who are much alike, leave it open whose context it has to be.
+            open_ = wrong.get("ci95") is not None and wrong["ci95"][1] > gain["value"] / 2
+            text = f"gains {interval(gain, True)} over its own k = 0, but " + (
+                "this data cannot tell that from another user's context"
+                if open_
+                else "as much from another user's context"
+            )
+            kind = "not_told_apart" if open_ else "any_context"
+            return {"kind": kind, "text": f"{text} ({interval(wrong, True)} own minus other)"}
         return {"kind": "uses_user", "text": f"uses the user: {interval(gain, True)} over its own k = 0{versus}"}
     if _below(gain):
         text = f"is harmed by the context: {interval(gain, True)} over its own k = 0{versus}"

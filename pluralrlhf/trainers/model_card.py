@@ -76,7 +76,7 @@ def reward_model_card(trainer: PersonalizedRewardTrainer, name: str, dataset: st
     strength = getattr(model.user_model, "strength", None)
     if strength is not None and trainer.state.global_step:
         lines += [
-            f"Of what a context says, {float(strength):.0%} is applied: the share that validation users bear out.",
+            f"Of what a context says, {float(strength):.0%} is applied, by what fits validation users best where there are any.",
             "",
         ]
     evaluations = [entry for entry in trainer.state.log_history if any(key.endswith("_accuracy") for key in entry)]
@@ -86,4 +86,8 @@ def reward_model_card(trainer: PersonalizedRewardTrainer, name: str, dataset: st
         lines += [f"| {key.removeprefix('eval_')} | {value:.4f} |" for key, value in sorted(metrics.items())] + [""]
         if trainer.state.best_metric is not None:
             lines += [f"Best `{args.metric_for_best_model}` on validation users: {trainer.state.best_metric:.4f}.", ""]
-    return "\n".join(lines) + "\n" + _USE.format(name=args.hub_model_id or name)
+    return (
+        "\n".join(lines)
+        + "\n"
+        + _USE.format(name=args.hub_model_id or (name if args.push_to_hub else args.output_dir))
+    )

@@ -10,6 +10,8 @@ from scipy.special import expit
 
 from ..metrics import pair_weights
 
+_ENOUGH_USERS = 10
+
 
 def fit_strength(without: np.ndarray, with_context: np.ndarray, users: np.ndarray) -> float:
     r"""The share of the contexts' effect that predicts held-out users' choices best, in [0, 1].
@@ -48,6 +50,8 @@ def fit_strength(without: np.ndarray, with_context: np.ndarray, users: np.ndarra
 def shrink(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, float]:
     """Evaluation margins as they are once the share that fits them best is applied, and this share.
 
+    With fewer than ten users the share is drawn towards 1, in proportion.
+
     Args:
         margins: (N,) of every target at every number of context pairs.
         sizes: (N,) numbers of context pairs.
@@ -62,7 +66,9 @@ def shrink(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray, users: np.n
         return margins, 1.0
     order = np.argsort(rows[empty])
     without = margins[empty][order][np.searchsorted(rows[empty][order], rows[shown])]
-    share = fit_strength(without, margins[shown], users[shown])
+    # What one or two users bear out is chance: as far as users are missing to a few, all of it is applied.
+    few = min(1.0, len(np.unique(users[shown])) / _ENOUGH_USERS)
+    share = 1 - few * (1 - fit_strength(without, margins[shown], users[shown]))
     shrunk = margins.copy()
     shrunk[shown] = without + share * (margins[shown] - without)
     return shrunk, share

@@ -123,7 +123,8 @@ def test_verdicts_in_words():
     good = {"gain": number(0.05, 0.02, 0.08), "gain_over_btl": number(0.04, 0.01, 0.07)}
     uses = {"flip_rate": number(0.4), "gain_over_wrong_user": number(0.1, 0.05, 0.15)}
     assert verdict(good, uses)["text"] == "uses the user: +5.0 [2.0, 8.0] over its own k = 0, +4.0 [1.0, 7.0] over btl"
-    assert verdict(good, {**uses, "gain_over_wrong_user": number(0.01, -0.02, 0.04)})["kind"] == "any_context"
+    assert verdict(good, {**uses, "gain_over_wrong_user": number(0.0, -0.01, 0.01)})["kind"] == "any_context"
+    assert verdict(good, {**uses, "gain_over_wrong_user": number(0.3, -0.02, 0.7)})["kind"] == "not_told_apart"
     assert verdict(good, {**uses, "flip_rate": number(0.02)})["kind"] == "ignores_user"
     assert verdict({"gain": number(-0.05, -0.08, -0.02)}, uses)["kind"] == "harmed"
     none = {"gain": number(0.0, -0.02, 0.02)}

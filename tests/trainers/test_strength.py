@@ -93,3 +93,14 @@ def test_the_trainer_applies_what_holds_of_users_whom_it_did_not_learn_from(tmp_
     # What is applied is the model's own from here on.
     assert trainer.evaluate()["eval_validation_strength"] == pytest.approx(strength)
     assert float(trainer.reward_model.user_model.strength) == pytest.approx(strength)
+
+
+def test_few_validation_users_are_not_believed_alone():
+    rows = np.arange(len(USERS))
+    everybody, personal = RNG.normal(size=(2, len(USERS)))
+    without, _ = margins(everybody, personal, 0.0)
+    for n_users, low, high in ((1, 0.9, 1.0), (4, 0.6, 0.8), (40, 0.0, 0.1)):
+        some = USERS < n_users
+        twice = np.concatenate([without[some], -without[some]])  # a context that turns every choice round
+        sizes = np.repeat([0, 8], some.sum())
+        assert low <= shrink(twice, sizes, np.tile(rows[some], 2), np.tile(USERS[some], 2))[1] <= high
