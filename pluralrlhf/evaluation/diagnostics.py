@@ -68,16 +68,19 @@ def stored_diagnostics(
 
 
 def _states(path: Path, split: str, dataset: str | None) -> dict[str, np.ndarray]:
-    """Method to states (U, d) of its first seed at its largest context."""
+    """Method to states (U, d) of one of its models, of the first seed and fold, at its largest context: dimensions of
+    different models have nothing in common, and need not be as many."""
     if not path.is_file():
         return {}
-    columns = ["method", "seed", "n_context", "state"]
+    present = pq.read_schema(path).names
+    columns = [name for name in ("method", "seed", "n_context", "state", "fold") if name in present]
     keep = [("split", "=", split)]
-    if dataset is not None and "dataset" in pq.read_schema(path).names:
+    if dataset is not None and "dataset" in present:
         keep.append(("dataset", "=", dataset))
-    rows: dict[str, dict[tuple[int, int], list]] = {}
+    rows: dict[str, dict[tuple[int, int, int], list]] = {}
     for row in pq.read_table(path, columns=columns, filters=keep).to_pylist():
-        rows.setdefault(row["method"], {}).setdefault((-row["n_context"], row["seed"]), []).append(row["state"])
+        model = -row["n_context"], row["seed"], row.get("fold") or 0
+        rows.setdefault(row["method"], {}).setdefault(model, []).append(row["state"])
     return {method: np.array(found[min(found)], dtype=np.float64) for method, found in rows.items()}
 
 

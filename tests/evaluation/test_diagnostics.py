@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pluralrlhf.errors import ConfigError
-from pluralrlhf.evaluation import run_scorers
+from pluralrlhf.evaluation import diagnostics, run_scorers
 from pluralrlhf.evaluation.best_of_n import Pool, pools_of, true_weights
 from pluralrlhf.evaluation.diagnostics import diagnostics_rows, read_diagnostics, stored_diagnostics, write_diagnostics
 from pluralrlhf.evaluation.label_noise import label_noise_curve, over_baseline
@@ -219,3 +220,15 @@ def test_best_of_n_by_the_truth_has_no_regret_and_by_its_opposite_does_harm(monk
     assert abs(found["methods"]["blind"]["true"][1]["value"]) < 0.3
     with pytest.raises(ConfigError, match="prompts that no context holds"):
         module.best_of_n(judges, "data", {split: rows}, UserHistory(table), split="validation")
+
+
+def test_states_of_folds_with_other_dimensions_are_not_mixed(tmp_path):
+    rows = [
+        {"method": "m", "seed": 0, "split": "s", "n_context": k, "state": [float(fold)] * size, "fold": fold}
+        for fold, size in ((0, 3), (1, 2))
+        for k in (2, 8)
+        for _ in range(4)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "states.parquet")
+    states = diagnostics._states(tmp_path / "states.parquet", "s", None)
+    assert states["m"].shape == (4, 3)

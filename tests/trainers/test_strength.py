@@ -100,7 +100,7 @@ def test_few_validation_users_are_not_believed_alone():
     everybody, personal = RNG.normal(size=(2, len(USERS)))
     without, _ = margins(everybody, personal, 0.0)
     for n_users, low, high in ((1, 0.9, 1.0), (4, 0.6, 0.8), (40, 0.0, 0.1)):
-        some = USERS < n_users
+        some = n_users > USERS
         twice = np.concatenate([without[some], -without[some]])  # a context that turns every choice round
         sizes = np.repeat([0, 8], some.sum())
         assert low <= shrink(twice, sizes, np.tile(rows[some], 2), np.tile(USERS[some], 2))[1] <= high
