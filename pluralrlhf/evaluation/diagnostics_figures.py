@@ -33,7 +33,7 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
     if len(shown) < 3:
         return None
     path = write_csv(folder / "vote_shares.csv", ["method", "of", "n_users", "real", "predicted"], rows)
-    with canvas(5.6, 3.7) as (figure, axes):
+    with canvas(5.6 if len(content["methods"]) <= 4 else 7.2, 3.7) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=":")
         for number, method in enumerate(content["methods"]):
             real, predicted = np.array([row[3:5] for row in shown if row[0] == method], dtype=float).T
@@ -46,11 +46,15 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
                 [100 * predicted[part].mean() for part in parts],
                 color=colour,
                 linewidth=2,
+                linestyle=("-", "--", ":")[number // len(COLOURS) % 3],  # where colours come again
                 label=method,
             )
         of = "votes for one of a pair" if kind == "pairs" else "comparisons that a response won"
         axes.set(xlabel=f"{of}, %", ylabel="predicted, %")
-        axes.legend(loc="upper left")
+        if len(content["methods"]) > 4:
+            figure.legend(loc="outside right upper")
+        else:
+            axes.legend(loc="upper left")
         png = save(figure, path)
     return Figure(
         "Vote shares",
@@ -75,19 +79,22 @@ def _groups(content: Mapping[str, Any], folder: Path) -> Figure | None:
     path = write_csv(folder / "groups.csv", header, rows)
     methods = list(dict.fromkeys(row[0] for row in rows))
     places = list(dict.fromkeys((row[1], row[2]) for row in rows))[:24]
-    with canvas(5.6, 1.2 + 0.24 * len(places)) as (figure, axes):
+    legend_rows = -(-len(methods) // 4)
+    row_height = max(0.24, 0.045 * len(methods))
+    with canvas(6.4, 1.0 + 0.2 * legend_rows + row_height * len(places)) as (figure, axes):
         for number, method in enumerate(methods):
             these = [row for row in rows if row[0] == method and (row[1], row[2]) in places]
-            y = [places.index((row[1], row[2])) + 0.5 * (number / max(1, len(methods)) - 0.25) for row in these]
+            y = [places.index((row[1], row[2])) + 0.8 * ((number + 0.5) / len(methods) - 0.5) for row in these]
             x, colour = [100 * row[3] for row in these], COLOURS[number % len(COLOURS)]
-            axes.scatter(x, y, s=16, color=colour, label=method, zorder=3)
+            marker = "oDs"[number // len(COLOURS) % 3]  # where colours come again
+            axes.scatter(x, y, s=16, color=colour, marker=marker, label=method, zorder=3)
             for value, row in zip(y, these):
                 if row[4] is not None:
                     axes.plot([100 * row[4], 100 * row[5]], [value, value], color=colour, linewidth=1, alpha=0.6)
         axes.set_yticks(range(len(places)), [_short(name, kind) for name, kind in places], fontsize=8)
         axes.invert_yaxis()
         axes.set_xlabel("accuracy, %")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8)
+        figure.legend(loc="outside upper left", ncols=4, fontsize=8)
         png = save(figure, path)
     return Figure(
         "Groups of users",
