@@ -42,7 +42,7 @@ def _explained(parser, message: str) -> str:
     known = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
     unknown = [word.strip("'\",[]").lstrip("-") for word in message.split() if word.strip("'\",[]").startswith("--")]
     if "Expecting property name" in message:
-        return f"`--user_model_kwargs` is not JSON: {message}. Put names in double quotes: '{{\"dim\": 8}}'."
+        return f"a setting that takes JSON: {message}. Put names in double quotes: `--user_model_kwargs '{{\"dim\": 8}}'`."
     if not unknown or not ("nknown arguments" in message or "not used" in message):
         return f"{message} See `-h` for the names."
     hints = [close[0] for name in unknown if (close := difflib.get_close_matches(name, known, n=1))]

@@ -15,6 +15,10 @@ from ..data.splits import MIXED_ITEMS, UNSEEN_ITEMS_OF_VALIDATION_USERS, SplitCo
 from ..errors import ConfigError
 
 _PROG = "pluralrlhf data build"
+_MEANINGS = {
+    MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
+    UNSEEN_ITEMS_OF_VALIDATION_USERS: "validation is on items that training sees",
+}
 # Defaults of the numbers are `SplitConfig`'s.
 _BUILDER_HELP = {
     "seed": "seed of the splits",
@@ -230,12 +234,6 @@ def _one_item(out: Any) -> bool:
 
     items = load_pairs(out)["train"].with_format("arrow")["item_ids"][:]
     return pc.count_distinct(pc.list_flatten(items)).as_py() == 1
-
-
-_MEANINGS = {
-    MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
-    UNSEEN_ITEMS_OF_VALIDATION_USERS: "validation is on items that training sees",
-}
 
 
 def _print_summary(out: Any) -> None:

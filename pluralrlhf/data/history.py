@@ -236,12 +236,8 @@ class UserHistory:
     def sample(self, rows: np.ndarray, *, users: int, pairs_per_user: int, seed: int = 0) -> np.ndarray:
         """Positions into `rows` of at most so many pairs of at most so many users, drawn at random, in their order."""
         rows = np.asarray(rows)
-        present = np.unique(self.user[rows])
-        if len(present) > users:
-            draw = np.random.default_rng(seed).permutation(present)[:users]
-            kept = np.flatnonzero(np.isin(self.user[rows], draw))
-        else:
-            kept = np.arange(len(rows))
+        drawn = np.random.default_rng(seed).permutation(np.unique(self.user[rows]))[:users]
+        kept = np.flatnonzero(np.isin(self.user[rows], drawn))
         return np.sort(kept[self.epoch_order(rows[kept], seed=seed, pairs_per_user=pairs_per_user)])
 
     def epoch_order(self, rows: np.ndarray, *, seed: int = 0, epoch: int = 0, pairs_per_user: int | None = None):

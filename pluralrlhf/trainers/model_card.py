@@ -86,8 +86,5 @@ def reward_model_card(trainer: PersonalizedRewardTrainer, name: str, dataset: st
         lines += [f"| {key.removeprefix('eval_')} | {value:.4f} |" for key, value in sorted(metrics.items())] + [""]
         if trainer.state.best_metric is not None:
             lines += [f"Best `{args.metric_for_best_model}` on validation users: {trainer.state.best_metric:.4f}.", ""]
-    return (
-        "\n".join(lines)
-        + "\n"
-        + _USE.format(name=args.hub_model_id or (name if args.push_to_hub else args.output_dir))
-    )
+    path = args.hub_model_id or (name if args.push_to_hub else args.output_dir)
+    return "\n".join(lines) + "\n" + _USE.format(name=path)
