@@ -266,6 +266,10 @@ class UserModel(nn.Module):
         """(B,) reward of features (B, d) under the state of the same row."""
         raise NotImplementedError
 
+    def score_pair(self, chosen: Tensor, rejected: Tensor, state: UserState) -> tuple[Tensor, Tensor]:
+        """`score` of both sides (B, d) of B pairs, for methods that do it cheaper together."""
+        return self.score(chosen, state), self.score(rejected, state)
+
     def sample(self, state: UserState, generator: torch.Generator | None = None) -> UserState:
         """A draw from the posterior, for training; the state itself where a method has none."""
         return state
@@ -292,13 +296,13 @@ class UserModel(nn.Module):
         """
         term, metrics = self.regularizer(state, n_user_pairs)
         drawn = self.sample(state) if self.training else state
-        chosen_rewards, rejected_rewards = self.score(chosen, drawn), self.score(rejected, drawn)
+        chosen_rewards, rejected_rewards = self.score_pair(chosen, rejected, drawn)
         loss = bradley_terry_loss(chosen_rewards, rejected_rewards, margin).mean() + term
         return PairOutput(chosen_rewards, rejected_rewards, loss, metrics)
 
     def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         """(B,) predictive probability that `chosen` is preferred, the posterior's spread averaged over where known."""
-        return torch.sigmoid(self.score(chosen, state) - self.score(rejected, state))
+        return torch.sigmoid(torch.sub(*self.score_pair(chosen, rejected, state)))
 
     def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
         """(U, R) rewards of R responses for U users, in blocks of users so that memory stays bounded."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -51,16 +50,20 @@ class AttentionLayer(nn.Module):
         self.key, self.value = nn.Linear(width, width, bias=False), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, config.hidden), nn.GELU(), nn.Linear(config.hidden, width))
 
-    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (U, R, w) that read context tokens (U, C, w) where the mask (U, C) is true."""
-        split = (self.heads, -1)
-        source = self.norm(context)
-        query = self.query(self.norm(tokens)).unflatten(-1, split).transpose(1, 2)
-        key, value = (layer(source).unflatten(-1, split).transpose(1, 2) for layer in (self.key, self.value))
-        logits = query @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
-        attention = logits.masked_fill(~mask[:, None, None], torch.finfo(logits.dtype).min).softmax(-1)
-        tokens = tokens + self.dropout(self.out((attention @ value).transpose(1, 2).flatten(-2)))
+    def forward(self, tokens: Tensor, source: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Tokens (U, R, w) that read a context's keys and values where the mask (U, C) is true."""
+        query = self._heads(self.query(self.norm(tokens)))
+        read = F.scaled_dot_product_attention(query, *source, attn_mask=mask[:, None, None])
+        tokens = tokens + self.dropout(self.out(read.transpose(1, 2).flatten(-2)))
         return tokens + self.dropout(self.mlp(self.mlp_norm(tokens)))
+
+    def source(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, (U, heads, C, w / heads) each, of context tokens (U, C, w)."""
+        context = self.norm(context)
+        return self._heads(self.key(context)), self._heads(self.value(context))
+
+    def _heads(self, values: Tensor) -> Tensor:
+        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class NeuralProcess(UserModel):
@@ -108,18 +111,22 @@ class NeuralProcess(UserModel):
         mask = F.pad(context_mask.bool(), (1, 0), value=True)
         levels = [tokens]
         for layer in self.layers[:-1]:
-            levels.append(layer(levels[-1], levels[-1], mask))
+            levels.append(layer(levels[-1], layer.source(levels[-1]), mask))
         return UserState(self.name, {"tokens": torch.stack(levels, dim=1), "mask": mask})
 
     def _read(self, features: Tensor, state: UserState) -> Tensor:
         """(U, R) rewards of each user's own responses (U, R, d)."""
         target = self.target_in(features)
         for level, layer in enumerate(self.layers):
-            target = layer(target, state["tokens"][:, level], state["mask"])
+            target = layer(target, layer.source(state["tokens"][:, level]), state["mask"])
         return self.out(self.out_norm(target)).squeeze(-1)
 
     def score(self, features: Tensor, state: UserState) -> Tensor:
         return self._read(features[:, None], state).squeeze(1)
+
+    def score_pair(self, chosen: Tensor, rejected: Tensor, state: UserState) -> tuple[Tensor, Tensor]:
+        # The keys and values of a context are most of the work: once for both.
+        return self._read(torch.stack([chosen, rejected], dim=1), state).unbind(1)
 
     def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
         size = len(features) * max(self.config.hidden, state["mask"].shape[1] * self.config.heads, self.feature_dim)
