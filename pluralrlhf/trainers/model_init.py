@@ -38,9 +38,7 @@ def build_reward_model(
         encoder = load_encoder(args.encoder, pooling=args.pooling, **options)
         mode = args.encoder_input
         if mode == "auto":
-            prompts = train_dataset["prompt"] if "prompt" in train_dataset.column_names else [""]
-            first = prompts[0]
-            mode = "response" if all(prompt == first for prompt in prompts) else "concat"
+            mode = "response" if _one_prompt(train_dataset) else "concat"
         model = PersonalizedRewardModel.from_encoder(
             encoder, args.user_model, args.user_model_kwargs, encoder_input=mode
         )
@@ -72,3 +70,12 @@ def build_reward_model(
         **options,
     )
     return model, tokenizer
+
+
+def _one_prompt(dataset: Dataset) -> bool:
+    """Whether all rows have the same prompt, or none."""
+    if "prompt" not in dataset.column_names:
+        return True
+    first = dataset[0]["prompt"]
+    batches = dataset.select_columns(["prompt"]).iter(batch_size=1000)
+    return all(prompt == first for batch in batches for prompt in batch["prompt"])
