@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 EXAMPLE = """example:
@@ -26,7 +27,8 @@ A suite file names datasets, methods and references:
 
 Per dataset also: item_folds, user_folds (each fold is the test side once), n_context, splits, placebo, ceiling, train.
 `like: OTHER.yaml` takes from a suite beside it what this one does not say itself.
-Stop it when you like: the same command goes on, and computes nothing twice.
+Stop it when you like: the same command goes on, and computes nothing twice. Run it several times at once, as one process
+for each GPU (CUDA_VISIBLE_DEVICES), and the processes share the jobs.
 """
 
 
@@ -67,6 +69,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
 
     spec = with_paths(load_suite(args.suite, args.seeds), args.path)
     command = shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)])
-    content = run_suite(spec, args.output_dir, n_replicates=args.n_bootstrap, command=command)
-    write_outputs(content, Path(args.output_dir), title=f"Suite: {spec.name}", report=not args.no_report)
+    write = partial(
+        write_outputs, folder=Path(args.output_dir), title=f"Suite: {spec.name}", report=not args.no_report
+    )
+    run_suite(spec, args.output_dir, n_replicates=args.n_bootstrap, command=command, finish=write)
     return 0

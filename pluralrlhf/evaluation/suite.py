@@ -5,10 +5,11 @@ See `suite_spec.py` for the file and `suite_jobs.py` for what is done once.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ import pyarrow.parquet as pq
 
 from ..data import read_build
 from ..errors import ConfigError, PluralRLHFError
+from ..locks import FileLocks, lock_number
 from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter
 from .suite_jobs import Job, Part, first_personalised
 from .suite_spec import DatasetSpec, SuiteSpec
 from .summary import Dataset, collect, command_line, fold_hash, versions, write_results
+
+_RESULTS = 0  # the lock of who writes the results
 
 
 def run_suite(
@@ -30,8 +34,11 @@ def run_suite(
     n_replicates: int = 1000,
     progress: bool = True,
     command: str | None = None,
+    finish: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Runs a suite and writes `results.json` and `per_pair.parquet` of the whole.
+
+    Several processes may do so at once with the same `output_dir`: they share the jobs, and one writes the results.
 
     Args:
         spec: What to run.
@@ -39,6 +46,7 @@ def run_suite(
         n_replicates: Replicates of the bootstrap.
         progress: Print a line a job, with the time left, on stderr.
         command: What to write down as the command; the process's own by default.
+        finish: Called with the results by the process that wrote them, before another one may write there.
 
     Returns:
         The content of `results.json`.
@@ -50,12 +58,24 @@ def run_suite(
         raise ConfigError(f"`output_dir` {folder} holds a dataset or a model: name another folder for the results.")
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    parts = [Part(spec, dataset, fold, folder, placebo) for dataset, placebo, fold in _plan(spec)]
-    _Progress(parts, progress).run()
-    datasets = _datasets(spec, parts)
-    content = _results(spec, datasets, n_replicates, folder, time.perf_counter() - start, command or command_line())
-    _concatenate(folder, datasets)
-    return content
+    locks = FileLocks(folder / "lock")
+    try:
+        parts = [Part(spec, dataset, fold, folder, placebo) for dataset, placebo, fold in _plan(spec)]
+        _Progress(parts, progress, locks).run()
+        seconds, finished = time.perf_counter() - start, time.time()
+        if not locks.acquire(_RESULTS, wait=False):
+            locks.acquire(_RESULTS)
+            path = folder / "results.json"
+            if path.is_file() and path.stat().st_mtime > finished:
+                return json.loads(path.read_text(encoding="utf-8"))
+        datasets = _datasets(spec, parts)
+        content = _results(spec, datasets, n_replicates, folder, seconds, command or command_line())
+        _concatenate(folder, datasets)
+        if finish is not None:
+            finish(content)
+        return content
+    finally:
+        locks.close()
 
 
 def _plan(spec: SuiteSpec) -> Iterator[tuple[DatasetSpec, bool, int]]:
@@ -66,32 +86,76 @@ def _plan(spec: SuiteSpec) -> Iterator[tuple[DatasetSpec, bool, int]]:
 
 
 class _Progress:
-    """Runs jobs in order and says how long the rest will take: the mean time of the jobs of each kind so far."""
+    """Runs jobs in order and says how long the rest will take: the mean time of the jobs of each kind so far.
 
-    def __init__(self, parts: Sequence[Part], shown: bool):
+    Processes that run the same suite into the same folder share the jobs: each is claimed by a lock, which ends with
+    its process.
+    """
+
+    def __init__(self, parts: Sequence[Part], shown: bool, locks: FileLocks):
         self.jobs = [(part, job) for part in parts for job in part.jobs()]
-        self.shown = shown
+        self.shown, self.locks = shown, locks
         self.live = shown and sys.stderr.isatty()
+        self.seconds: dict[str, list[float]] = defaultdict(list)
 
     def run(self) -> None:
-        seconds: dict[str, list[float]] = defaultdict(list)
         pending = [number for number, (_, job) in enumerate(self.jobs) if not _done(job)]
         if self.shown and len(pending) < len(self.jobs):
             self._say(f"{len(self.jobs) - len(pending)} of {len(self.jobs)} jobs are done already")
-        for number, (part, job) in enumerate(self.jobs):
-            if number in pending and not _done(job):
-                start = time.perf_counter()
-                head = f"[{number + 1:>{len(str(len(self.jobs)))}}/{len(self.jobs)}] {job.title}"
-                self._say(f"{head} ...", live=True)
-                job.work(lambda text, head=head: self._say(f"{head}: {text}", live=True))
-                seconds[job.kind].append(time.perf_counter() - start)
-                left = self._left([n for n in pending if n > number], seconds)
-                self._say(f"{head}  {seconds[job.kind][-1]:.1f} s" + (f", about {_time(left)} left" if left else ""))
-            if number + 1 == len(self.jobs) or self.jobs[number + 1][0] is not part:
+        part = None
+        while pending:
+            number, others = self._claim(pending)
+            if number is None:
+                if others:
+                    # What is left is theirs, or waits for it: until the first of them is through, or has died.
+                    self._say(f"waiting for {len(others)} job(s) of other processes", live=True)
+                    self.locks.acquire(others[0])
+                    self.locks.release(others[0])
+                elif pending:
+                    raise PluralRLHFError("Files of finished jobs disappeared. Run the same command again.")
+                continue
+            if part is not None and part is not self.jobs[number][0]:
                 part.forget()
+            part = self.jobs[number][0]
+            try:
+                self._work(number, pending, 1 + len(others))
+            finally:
+                self.locks.release(self._lock(number))
+        if part is not None:
+            part.forget()
 
-    def _left(self, pending: Sequence[int], seconds: Mapping[str, list[float]]) -> float:
-        mean = {kind: sum(values) / len(values) for kind, values in seconds.items()}
+    def _claim(self, pending: list[int]) -> tuple[int | None, list[int]]:
+        """The first job that can be done now, with its lock taken, and the locks before it that others hold; what is
+        done leaves `pending`."""
+        others = []
+        for number in list(pending):
+            job, lock = self.jobs[number][1], self._lock(number)
+            if not job.ready():
+                continue
+            if not self.locks.acquire(lock, wait=False):
+                others.append(lock)
+                continue
+            pending.remove(number)
+            if not job.done():
+                return number, others
+            self.locks.release(lock)
+        return None, others
+
+    def _lock(self, number: int) -> int:
+        return lock_number(self.jobs[number][1].title)
+
+    def _work(self, number: int, pending: Sequence[int], n_processes: int) -> None:
+        job, start = self.jobs[number][1], time.perf_counter()
+        head = f"[{number + 1:>{len(str(len(self.jobs)))}}/{len(self.jobs)}] {job.title}"
+        self._say(f"{head} ...", live=True)
+        job.work(lambda text: self._say(f"{head}: {text}", live=True))
+        taken = time.perf_counter() - start
+        self.seconds[job.kind].append(taken)
+        left = self._left(pending) / n_processes
+        self._say(f"{head}  {taken:.1f} s" + (f", about {_time(left)} left" if left else ""))
+
+    def _left(self, pending: Sequence[int]) -> float:
+        mean = {kind: sum(values) / len(values) for kind, values in self.seconds.items()}
         longest = max(mean.values())
         return sum(mean.get(self.jobs[number][1].kind, longest) for number in pending)
 
@@ -103,11 +167,7 @@ class _Progress:
 
 
 def _done(job: Job) -> bool:
-    try:
-        return job.done()
-    except PluralRLHFError:
-        # Its data is not built yet.
-        return False
+    return job.ready() and job.done()
 
 
 def _time(seconds: float) -> str:

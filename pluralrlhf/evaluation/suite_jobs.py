@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,14 @@ class Job:
     Args:
         kind: `build`, `train`, `evaluate` or `reference`, for the estimate of what is left.
         title: What it does, in a few words.
-        done: Whether it was finished by an earlier call.
-        work: Does it; may be given a function that shows how far it is.
+        ready: Whether what it builds on is finished; only then is it known whether it is done.
+        done: Whether it was finished, by an earlier call or by another process.
+        work: Does it; is given a function that shows how far it is.
     """
 
     kind: str
     title: str
+    ready: Callable[[], bool]
     done: Callable[[], bool]
     work: Callable[[Callable[[str], None]], None]
 
@@ -93,37 +95,21 @@ class Part:
     def jobs(self) -> list[Job]:
         jobs = []
         if self.dataset.source is not None:
-            jobs.append(Job("build", f"build {self.title}", self._built, self._build))
+            jobs.append(Job("build", f"build {self.title}", lambda: True, self._built, lambda show: self._build()))
         for method in self.methods:
             for seed in self.spec.seeds:
-                where = f"{method} on {self.title}, seed {seed}"
-                jobs.append(
-                    Job(
-                        "train",
-                        f"train {where}",
-                        lambda method=method, seed=seed: (
-                            self._stamp(self.job(method, seed) / "train.json") == self.training_key(method, seed)
-                            and (self.job(method, seed) / "model").is_dir()
-                        ),
-                        lambda show, method=method, seed=seed: self._train(method, seed, show),
-                    )
-                )
-                jobs.append(
-                    Job(
-                        "evaluate",
-                        f"evaluate {where}",
-                        lambda method=method, seed=seed: (
-                            self._stamp(self.job(method, seed) / "run" / RUN) == self.evaluation_key(method, seed)
-                        ),
-                        lambda show, method=method, seed=seed: self._evaluate(method, seed),
-                    )
-                )
+                where, model = f"{method} on {self.title}, seed {seed}", (method, seed)
+                trained, evaluated = partial(self._trained, *model), partial(self._evaluated, *model)
+                train, evaluate = partial(self._train, *model), partial(self._evaluate, *model)
+                jobs.append(Job("train", f"train {where}", self._built, trained, train))
+                jobs.append(Job("evaluate", f"evaluate {where}", trained, evaluated, lambda show, do=evaluate: do()))
         if self.has_reference:
             folder = self.folder / "reference"
             jobs.append(
                 Job(
                     "reference",
                     f"ceiling of {self.title}",
+                    self._built,
                     lambda: self._stamp(folder / RUN) == self.reference_key,
                     lambda show: self._refer(folder),
                 )
@@ -152,10 +138,12 @@ class Part:
         )
 
     def _built(self) -> bool:
+        if self.dataset.source is None:
+            return True
         stamp = self.data.with_name(self.data.name + ".json")
         return self._stamp(stamp) == self.build_key and (self.data / "build.json").is_file()
 
-    def _build(self, show) -> None:
+    def _build(self) -> None:
         self.data.parent.mkdir(parents=True, exist_ok=True)
         source = self.dataset.make_source(self.placebo)
         build_dataset(
@@ -191,6 +179,14 @@ class Part:
         module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
         return _hash(self.sha256, settings, seed, _code_hash((*_TRAINING_CODE, f"user_models/{module}.py")))
 
+    def _trained(self, method: str, seed: int) -> bool:
+        job = self.job(method, seed)
+        return (
+            self._built()
+            and self._stamp(job / "train.json") == self.training_key(method, seed)
+            and (job / "model").is_dir()
+        )
+
     def _train(self, method: str, seed: int, show: Callable[[str], None]) -> None:
         settings = dict(self.spec.settings(method, self.dataset))
         final, part = self.job(method, seed) / "model", self.job(method, seed) / "model.part"
@@ -219,6 +215,9 @@ class Part:
     @cached_property
     def _shared_pairs(self) -> dict:
         return {}
+
+    def _evaluated(self, method: str, seed: int) -> bool:
+        return self._stamp(self.job(method, seed) / "run" / RUN) == self.evaluation_key(method, seed)
 
     def _evaluate(self, method: str, seed: int) -> None:
         from .scorers import load_scorers

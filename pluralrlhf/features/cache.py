@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DataError, PluralRLHFError
+from ..locks import lock_number
 from .spool import Spool
 from .store import (
     KEY,
     SCHEMA,
     ShardStore,
     disk_errors,
-    lock_number,
     no_room,
     row_bytes,
     shard_name,
@@ -162,7 +162,7 @@ class FeatureCache:
                 try:
                     _encode_missing(store, spool, encoder, progress, shard_size, num_proc)
                 finally:
-                    store.release_all()
+                    store.locks.release_all()
         with contextlib.suppress(OSError):
             os.utime(store.folder / "encoder.json")  # when it was last used, for `prune --unused_days`
         unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -244,17 +244,17 @@ def _encode_missing(
         nonlocal left
         store.write(keys[chunks[i]], _to_half(vectors, encoder), truncated, left)
         left -= len(vectors) * row_bytes(encoder.dim)
-        store.release(lock_number(names[i]))
+        store.locks.release(lock_number(names[i]))
 
     def claimed(numbers: Iterable[int], wait: bool, later: list[int]) -> Iterator[int]:
         """Chunks that are this process's to encode; those that another one is at come in `later`."""
         nonlocal left
         for i in numbers:
             lock = lock_number(names[i])
-            if not store.acquire(lock, wait):
+            if not store.locks.acquire(lock, wait):
                 later.append(i)
             elif store.has(names[i]):
-                store.release(lock)
+                store.locks.release(lock)
                 left -= len(keys[chunks[i]]) * row_bytes(encoder.dim)
                 advance(len(keys[chunks[i]]))
             else:

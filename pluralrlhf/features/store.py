@@ -25,11 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import PluralRLHFError
-
-try:
-    import fcntl
-except ImportError:  # Windows: without locks two writers may encode the same texts, and still leave a correct store
-    fcntl = None
+from ..locks import FileLocks
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +134,8 @@ class ShardStore:
         self.shards: list[Shard] = []
         self._open: set[str] = set()
         self._keys, self._locations = np.empty(0, KEY), np.empty(0, np.int64)
-        self._lock_file: int | None = None
+        # Never closed while the store lives: closing any descriptor of a file drops all the process's locks on it.
+        self.locks = FileLocks(folder / "lock")
 
     def files(self) -> list[Path]:
         """The shards' paths, in the order in which they count."""
@@ -256,40 +253,11 @@ class ShardStore:
     @contextlib.contextmanager
     def lock(self, number: int) -> Iterator[None]:
         """Waits for lock `number` of the store (0: its list of shards) and holds it; ends with the process at worst."""
-        self.acquire(number, wait=True)
+        self.locks.acquire(number)
         try:
             yield
         finally:
-            self.release(number)
-
-    def acquire(self, number: int, wait: bool) -> bool:
-        """Takes one lock of many: a byte range of one lock file. True if it was taken or there are no locks here."""
-        if fcntl is None:
-            return True
-        if self._lock_file is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Never closed while the store lives: closing any descriptor of a file drops all the process's locks on it.
-            self._lock_file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN) and not wait:
-                return False
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-        return True
-
-    def release(self, number: int) -> None:
-        """Gives a lock back."""
-        if self._lock_file is not None:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 1, number)
-
-    def release_all(self) -> None:
-        """Gives all locks back, so that an interrupted run does not keep other processes waiting."""
-        if self._lock_file is not None:
-            with contextlib.suppress(OSError):
-                fcntl.lockf(self._lock_file, fcntl.LOCK_UN, 0, 0)
+            self.locks.release(number)
 
 
 def find_sorted(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -304,11 +272,6 @@ def find_sorted(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nd
 def shard_name(keys: np.ndarray) -> str:
     """16 hex digits that name a set of keys in their order."""
     return hashlib.blake2b(np.ascontiguousarray(keys).view(np.uint8), digest_size=8).hexdigest()
-
-
-def lock_number(name: str) -> int:
-    """The lock that stands for encoding one shard; 0 is taken by the list of shards."""
-    return 1 + int(name, 16) % (2**62)
 
 
 def split_locations(locations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

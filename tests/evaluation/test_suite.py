@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -215,6 +217,62 @@ def test_a_kill_in_training_leaves_nothing_that_counts(suite, monkeypatch, tmp_p
     assert not (tmp_path / "out" / "results.json").exists()
     content = run_suite(spec, tmp_path / "out", n_replicates=20, progress=False)
     assert {r["method"] for r in content["results"]} == {"btl", "vpl"}
+
+
+def test_data_of_other_settings_are_other_data(suite, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(suite / "out", out)
+    stamp = out / "jobs" / "pets" / "btl-seed0" / "train.json"
+    before = json.loads(stamp.read_text(encoding="utf-8"))["key"]
+    spec = parse_suite(edited(datasets={"pets": {**SUITE["datasets"]["pets"], "n_users": 60, "placebo": False}}), "x")
+    first = json.loads((suite / "out" / "results.json").read_text(encoding="utf-8"))["results"][0]
+    result = run_suite(spec, out, n_replicates=20, progress=False)["results"][0]
+    assert json.loads(stamp.read_text(encoding="utf-8"))["key"] != before, "trained on the data that were there before"
+    assert result["data_sha256"] != first["data_sha256"]
+
+
+_SHARED = """
+import sys
+from pluralrlhf.cli import main
+from pluralrlhf.evaluation import suite_jobs
+train, name = suite_jobs.train_reward_model, sys.argv.pop(1)
+def told(settings, splits, output_dir, seed, show):
+    train(settings, splits, output_dir, seed, show)
+    print("trained", output_dir, file=open(name, "a"))
+suite_jobs.train_reward_model = told
+sys.exit(main())
+"""
+
+
+def test_processes_share_the_jobs_and_one_writes_the_results(suite, tmp_path):
+    out, script = tmp_path / "out", tmp_path / "shared.py"
+    script.write_text(_SHARED, encoding="utf-8")
+    command = [
+        "eval",
+        "suite",
+        str(suite / "toy.yaml"),
+        "--output_dir",
+        str(out),
+        "--n_bootstrap",
+        "20",
+        "--no_report",
+    ]
+    names = [tmp_path / f"{number}.txt" for number in range(2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    processes = [subprocess.Popen([sys.executable, str(script), str(name), *command], **pipes) for name in names]
+    said = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    trained = [line for name in names if name.exists() for line in name.read_text(encoding="utf-8").splitlines()]
+    assert len(trained) == len(set(trained)) == 7, "pets and its placebo: 3, two folds: 4; each once"
+    assert (out / "results.json").is_file() and any("summary.md" in text for text in said)
+    mine, whole = (
+        json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (out, suite / "out")
+    )
+    for one, other in zip(mine["results"], whole["results"], strict=True):
+        for name, split in one["splits"].items():
+            for k, values in split["n_context"].items():
+                expected = other["splits"][name]["n_context"][k]["accuracy"]["value"]
+                assert values["accuracy"]["value"] == expected, (one["method"], name, k)
 
 
 def test_report_reads_a_suite(suite):

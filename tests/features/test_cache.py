@@ -265,7 +265,7 @@ def test_two_processes_share_the_work_and_leave_one_correct_cache(tmp_path):
 
 
 def test_writers_without_locks_still_leave_a_correct_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("pluralrlhf.features.store.fcntl", None)
+    monkeypatch.setattr("pluralrlhf.locks.fcntl", None)
     first, second = FeatureCache(tmp_path), FeatureCache(tmp_path)
     a = first.embed(TEXTS[:50], fake(), progress=False, shard_size=10)
     # A writer that looked before the other one wrote: overlapping shards of other texts.
