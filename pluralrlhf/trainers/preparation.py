@@ -19,13 +19,15 @@ def prepare(pairs: PairData, rows: np.ndarray) -> None:
     A user model that has been trained already keeps what it has.
     """
     user_model = pairs.model.user_model
-    if user_model.token_head is not None or user_model.feature_mean.any():
-        return
-    user_model.set_standardization(*standardization(pairs, rows))
-    if pairs.frozen and user_model.warm_starts(len(np.unique(pairs.history.user[rows]))):
-        rows = rows[pairs.history.sample(rows, users=_USERS, pairs_per_user=_PAIRS_PER_USER)]
-        users = torch.from_numpy(pairs.history.user[rows]).to(user_model.feature_scale.device)
-        user_model.warm_start(differences(pairs, rows), users)
+    trained = bool(user_model.feature_mean.any())
+    if user_model.token_head is None and not trained:
+        user_model.set_standardization(*standardization(pairs, rows))
+    if pairs.frozen and user_model.warm_starts():
+        if not trained:
+            some = rows[pairs.history.sample(rows, users=_USERS, pairs_per_user=_PAIRS_PER_USER)]
+            users = torch.from_numpy(pairs.history.user[some]).to(user_model.feature_scale.device)
+            user_model.warm_start(differences(pairs, some), users)
+        user_model.hold_start()
 
 
 def standardization(pairs: PairData, rows: np.ndarray, n_encoded: int = 256) -> tuple[Tensor, Tensor]:

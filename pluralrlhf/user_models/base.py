@@ -233,8 +233,8 @@ class UserModel(nn.Module):
             features = features + self.feature_noise * torch.randn_like(features)
         return features
 
-    def warm_starts(self, n_users: int) -> bool:
-        """Whether there is a `warm_start` with so many training users."""
+    def warm_starts(self) -> bool:
+        """Whether there is a `warm_start`."""
         return False
 
     def warm_start(self, differences: Tensor, users: Tensor) -> None:
@@ -244,6 +244,9 @@ class UserModel(nn.Module):
             differences: (n, d) standardised features, chosen minus rejected.
             users: (n,) whose choice it was.
         """
+
+    def hold_start(self) -> None:
+        """Fixes what `warm_start` sets for good: called after it, and again where a saved model is trained further."""
 
     def set_step(self, step: int, max_steps: int) -> None:
         """Tells annealed terms the optimiser step; being set from it, they resume exactly and skip evaluation."""

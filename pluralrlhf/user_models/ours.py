@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,18 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .base import UserState, mlp
+from .base import PairOutput, UserState, mlp
 from .linear import (
     LinearUserModel,
     check_sizes,
-    gaussian_draw,
+    feature_map,
+    gather_pairs,
     gradient_steps,
     log_posterior,
+    margin_variance,
+    moderate,
     newton_posterior,
 )
 from .population import fit_population, principal_directions
 
-# In a start by the population: how far apart types are, and the part of its map that the gradient steps see.
+# In the learner of the population: how far apart types are, and the part of its map that the gradient steps see.
 _TYPES_APART, _FAST_SHARE = 0.05, 0.3
 
 
@@ -30,13 +34,13 @@ class OursConfig:
     """Settings of `ours`.
 
     Args:
-        dim: q, number of weights of a user.
-        types: Number of Gaussians in the prior.
+        dim: q, number of weights of a user in each learner.
+        types: Number of Gaussians in a prior.
         fast_dim: p, number of weights of the user's gradient steps; 0 leaves them out.
         fast_steps: Number of these steps.
-        hidden, layers: Width and number of the hidden layers of the network in phi and psi; 0 layers leave the linear
-            map alone.
-        start_users: With fewer training users than this, phi and psi start from the population; 0 is never.
+        networks: Learners whose map is a network; every second one has a network for the reward of everybody, too.
+        population: With a learner that is fitted to the population of training users before the first step.
+        hidden, layers: Width and number of the networks' hidden layers.
         directions: Most directions of the features in which the population is fitted.
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
@@ -48,9 +52,10 @@ class OursConfig:
     types: int = 2
     fast_dim: int = 16
     fast_steps: int = 5
+    networks: int = 2
+    population: bool = True
     hidden: int = 256
     layers: int = 2
-    start_users: int = 500
     directions: int = 64
     newton_steps: int = 5
     doubt: bool = True
@@ -58,48 +63,152 @@ class OursConfig:
 
     def __post_init__(self):
         check_sizes(
-            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, start_users=0, directions=1,
+            self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, networks=0, directions=1,
             newton_steps=2, noise_share=0,
         )  # fmt: skip
+        if not self.networks and not self.population:
+            raise ConfigError(
+                "`networks` of `ours` is 0 and `population` false: nothing is left to learn. Give one of them."
+            )
         if self.noise_share >= 1:
             raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
         if self.noise_share and not self.doubt:
             self.noise_share = 0.0
 
 
-class LinearAndNetwork(nn.Module):
-    """:math:`L e + f(e)`, (n, d) to (n, `out`), f an MLP. L is 0, and stays so, until `start_with`."""
+class Learner(nn.Module):
+    """One map, and the posterior of a user's weights in it: what `Ours` is the mean of.
 
-    def __init__(self, feature_dim: int, hidden: int, layers: int, out: int):
+    Args:
+        feature_dim: d.
+        config: `OursConfig`.
+        layers: Hidden layers of the map; 0 is linear.
+        base: With a network of its own for the reward of everybody, which is otherwise the prior's mean alone.
+    """
+
+    def __init__(self, feature_dim: int, config: OursConfig, layers: int, base: bool = False):
         super().__init__()
-        self.network = mlp([feature_dim] + [hidden] * layers + [out]) if layers else None
-        self.linear = nn.Parameter(torch.zeros(out, feature_dim), requires_grad=not layers)
-        if not layers:
-            nn.init.kaiming_uniform_(self.linear, a=math.sqrt(5))
+        self.config = config
+        self.base = mlp([feature_dim, config.hidden, config.hidden, 1]) if base else None
+        self.map = feature_map(feature_dim, config.hidden, layers, config.dim + config.fast_dim)
+        if config.fast_dim:
+            self.fast_log_lr = nn.Parameter(torch.zeros(config.fast_dim))
+            self.log_kappa = nn.Parameter(torch.zeros(()))
+        # Types start apart, or they would stay the same for ever; a single one starts at 0.
+        spread = 0.5 if config.types > 1 else 0.0
+        self.prior_mean = nn.Parameter(spread * torch.randn(config.types, config.dim))
+        self.prior_log_precision = nn.Parameter(torch.zeros(config.types, config.dim))
+        if config.types > 1:
+            self.type_logit = nn.Parameter(torch.zeros(config.types))
+        if config.doubt:
+            self.doubt_logit = nn.Parameter(torch.tensor(-2.0))
+        if config.types > 1 or config.doubt:
+            self.log_temper = nn.Parameter(torch.tensor(-0.5))
 
-    def start_with(self, linear: Tensor) -> None:
-        """Sets L, which is trained from now on, and makes f zero everywhere, by its last layer."""
-        self.linear.copy_(linear)
-        self.linear.requires_grad_()
-        if self.network is not None:
-            nn.init.zeros_(self.network[-1].weight)
-            nn.init.zeros_(self.network[-1].bias)
+    @torch.no_grad()
+    def start(self, differences: Tensor, users: Tensor) -> None:
+        """Sets a linear map and the prior to those of the population; see `UserModel.warm_start`."""
+        q, p = self.config.dim, self.config.fast_dim
+        projection = principal_directions(differences, self.config.directions)
+        if not projection.shape[1]:
+            return
+        mean, covariance = fit_population(differences @ projection, users)
+        variances, axes = torch.linalg.eigh(covariance)
+        spread = (projection @ (axes * variances.clamp(min=0).sqrt()).flip(1)).T[: q - 1]
+        linear = torch.zeros_like(self.map.weight)
+        linear[: len(spread)] = spread
+        linear[q - 1] = projection @ mean
+        linear[q : q + p][: len(spread)] = _FAST_SHARE * spread[:p]
+        self.map.weight.copy_(linear)
+        self.prior_mean.normal_(0, _TYPES_APART if self.config.types > 1 else 0)
+        self.prior_log_precision.zero_()
+        # What everybody wants is nearly known: its weight is 1, with a standard deviation of a fifth.
+        self.prior_mean[:, q - 1] = 1
+        self.prior_log_precision[:, q - 1] = 3
+        if p:
+            self.fast_log_lr.fill_(-1.0)
 
-    def forward(self, features: Tensor) -> Tensor:
-        out = F.linear(features, self.linear)
-        return out if self.network is None else out + self.network(features)
+    def base_reward(self, features: Tensor) -> Tensor:
+        """(n,) what everybody gets, the prior's mean apart."""
+        return features.new_zeros(len(features)) if self.base is None else self.base(features).squeeze(-1)
+
+    def prior_weights(self) -> Tensor:
+        """(T,) log-probabilities of the types."""
+        return self.type_logit.log_softmax(-1) if self.config.types > 1 else self.prior_mean.new_zeros(1)
+
+    def prior(self, n_users: int) -> tuple[Tensor, Tensor]:
+        """Mean (B, q) and covariance (B, q, q) of w before any pair."""
+        covariance = torch.diag_embed((-self.prior_log_precision).exp())
+        mean, covariance = mixture(self.prior_mean[None], covariance[None], self.prior_weights().exp()[None])
+        return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
+
+    def posterior(
+        self, context_features: Tensor, index: Tensor, mask: Tensor, sign: Tensor | None, strength: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What contexts say of their users.
+
+        Args:
+            context_features, index, mask: As for `UserModel.encode`.
+            sign: (B, K) -1 where the sides of a pair are to change places.
+            strength: Share of the evidence that is applied; `None` without doubt.
+
+        Returns:
+            w (B, q) with covariance (B, q, q), v (B, p), and explanations (B, T + 1), or (B, T) without doubt.
+        """
+        flat = context_features.flatten(0, 1)
+        design = self.map(flat).unflatten(0, (len(context_features), 2))
+        offset = self.base_reward(flat).unflatten(0, (len(context_features), 2))
+        design = gather_pairs(design[:, 0] - design[:, 1], index, mask)
+        offset, mask = gather_pairs(offset[:, 0] - offset[:, 1], index, mask), mask.to(design.dtype)
+        if sign is not None:
+            design, offset = design * sign[..., None], offset * sign
+        n_users, n_types = len(design), self.config.types
+        design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
+        fast_mask, n_pairs = mask, mask.sum(1)
+        # Each user once under each type, side by side.
+        design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
+        mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
+        problem = (design, offset, mask, mean, log_precision.exp())
+        mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
+        covariance = torch.cholesky_inverse(factor)
+        mode, covariance = mode.unflatten(0, (n_users, n_types)), covariance.unflatten(0, (n_users, n_types))
+        log_weights = self.prior_weights().expand(n_users, -1)
+        if n_types > 1 or self.config.doubt:
+            half_logdet = factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+            evidence = log_posterior(mode.flatten(0, 1), *problem) + 0.5 * log_precision.sum(-1) - half_logdet
+            log_weights = log_weights + self.log_temper.exp() * evidence.view(n_users, n_types)
+        if self.config.doubt:
+            log_nothing = self.doubt_logit - self.log_temper.exp() * math.log(2) * n_pairs
+            log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
+            prior_mean, prior_covariance = self.prior(n_users)
+            mode = torch.cat([mode, prior_mean[:, None]], dim=1)
+            covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
+        explanations = log_weights.softmax(-1)
+        if self.config.doubt:
+            kept, lost = strength * explanations[:, :-1], (1 - strength) * explanations[:, :-1]
+            explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
+        weights, covariance = mixture(mode, covariance, explanations)
+        if self.config.fast_dim:
+            trust = 1 - explanations[:, -1] if self.config.doubt else torch.ones_like(n_pairs)
+            share = fast_mask / (n_pairs + self.log_kappa.exp())[:, None]
+            start = fast.new_zeros(n_users, self.config.fast_dim)
+            moved = gradient_steps(fast, share, start, self.fast_log_lr.exp(), self.config.fast_steps)
+            moved = trust[:, None] * moved
+        else:
+            moved = fast.new_zeros(n_users, 0)
+        return weights, covariance, moved, explanations
 
 
 class Ours(LinearUserModel):
-    r"""Few-shot Bayesian regression under several explanations of the context, weighed by their evidence.
+    r"""Few-shot Bayesian regression under several explanations of the context, by several learners.
 
-    .. math:: r(x, y \mid u) = w_u \cdot \phi(e) + v_u \cdot \psi(e)
+    .. math:: r(x, y \mid u) = \frac1M \sum_m r_m(e) + w_{u,m} \cdot \phi_m(e) + v_{u,m} \cdot \psi_m(e)
 
-    where phi and psi are outputs of one map, :math:`L e + f(e)`: linear, plus a network. Explanation t = 1..T is a type
-    of user: labels follow :math:`\sigma(w \cdot \Delta\phi)` with prior :math:`w \sim N(m_t, S_t)`, whose mean makes the
-    reward of everybody. Its posterior is Laplace's, its evidence
+    where phi and psi are the outputs of a learner's map. Explanation t = 1..T is a type of user: labels follow
+    :math:`\sigma(\Delta r + w \cdot \Delta\phi)` with prior :math:`w \sim N(m_t, S_t)`. Its posterior is Laplace's, its
+    evidence
 
-    .. math:: \log Z_t = \sum_i \log \sigma(\hat w_t \cdot \Delta\phi_i)
+    .. math:: \log Z_t = \sum_i \log \sigma(\Delta r_i + \hat w_t \cdot \Delta\phi_i)
         + \log N(\hat w_t; m_t, S_t) + \tfrac q2 \log 2\pi - \tfrac12 \log |H_t|.
 
     Explanation 0 is that the labels say nothing: each has probability 1/2, :math:`\log Z_0 = -k \log 2`, and w keeps
@@ -108,14 +217,16 @@ class Ours(LinearUserModel):
     weights, means and variances, and the tempering tau (pairs that share a statement are not independent evidence) are
     learned with phi, through the posterior. In training, the labels of some contexts are coin flips.
 
-    A network learns a few hundred training users by heart before it learns what holds of others. Where they are fewer
-    than `start_users`, L therefore starts where hierarchical Bayes ends (`fit_population`): users' weights are
-    :math:`N(\mu, S)` in the directions in which pairs differ most, the rows of L are the first eigenvectors of S, each
-    times the root of its eigenvalue, and mu; the prior is N(0, I), and 1 for mu. f starts at 0. With more users L is 0.
-
     Beside the posterior there are a few gradient steps in features of their own, which err elsewhere: from 0,
     :math:`v \leftarrow v + \alpha \odot \sum_i \sigma(-v \cdot \Delta\psi_i)\, \Delta\psi_i / (k + \kappa)`, the step
     sizes alpha and kappa learned through them; :math:`v_u = (1 - p_0)\, v`, with p_0 the doubt.
+
+    The learners err differently, each is trained on its own error, and their mean errs less (a deep ensemble). The first
+    has a network for its map and no r: the prior's mean is the reward of everybody. The second has a network of its own
+    for r besides. A network learns a few hundred training users by heart before it learns what holds of others; the last
+    learner is therefore the population itself, where hierarchical Bayes ends (`fit_population`): users' weights are
+    :math:`N(\mu, S)` in the directions in which pairs differ most, its map is linear and fixed, the first eigenvectors of
+    S, each times the root of its eigenvalue, and mu, and its prior is N(0, I), and 1 for mu.
 
     What is learned from the training users may hold of them alone. `strength` is the share of a context's evidence that
     holds of others, fitted on validation users when training is over; the rest of the weight goes to explanation 0, so
@@ -128,14 +239,15 @@ class Ours(LinearUserModel):
     References:
         - MacKay 1992 (Laplace evidence, moderated output); Jaakkola and Jordan 2000 (bound of the first steps)
         - Finn et al. 2017, https://arxiv.org/abs/1703.03400; Li et al. 2017, https://arxiv.org/abs/1707.09835 (the steps)
+        - Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474 (ensembles)
 
     Inputs:
         | context | state | features | output |
         |---|---|---|---|
-        | (N, 2, d), (B, K), (B, K) | `weights` (B, q + p), `covariance` (B, q, q), `explanations` (B, T + 1) | (B, d) | B |
+        | (N, 2, d), (B, K), (B, K) | `weights` (B, M (q + p)), `covariance` (B, M q, M q), `explanations` (B, T + 1) | (B, d) | B |
 
     Relations:
-        - `bayes_head` is the case of one type, no doubt, no steps, with a network of its own for the reward of everybody.
+        - `bayes_head` is one learner with an r, of one type, without doubt or steps.
         - `mrm` is the steps alone, from a learned first v.
     """
 
@@ -145,105 +257,91 @@ class Ours(LinearUserModel):
 
     def __init__(self, feature_dim: int, config: OursConfig):
         super().__init__(feature_dim, config)
-        # The prior's mean is the reward of everybody: with a network of its own for it, more is learned by heart.
-        self.base = None
-        self.map = LinearAndNetwork(feature_dim, config.hidden, config.layers, config.dim + config.fast_dim)
-        if config.fast_dim:
-            self.fast_log_lr = nn.Parameter(torch.zeros(config.fast_dim))
-            self.log_kappa = nn.Parameter(torch.zeros(()))
-        # Types start apart, or they would stay the same for ever; a single one starts at 0.
-        spread = 0.5 if config.types > 1 else 0.0
-        self.prior_mean = nn.Parameter(spread * torch.randn(config.types, config.dim))
-        self.prior_log_precision = nn.Parameter(torch.zeros(config.types, config.dim))
-        if config.types > 1:
-            self.type_logit = nn.Parameter(torch.zeros(config.types))
+        self.learners = nn.ModuleList(
+            Learner(feature_dim, config, config.layers, base=number % 2 == 1) for number in range(config.networks)
+        )
+        if config.population:
+            self.learners.append(Learner(feature_dim, config, layers=0))
         if config.doubt:
-            self.doubt_logit = nn.Parameter(torch.tensor(-2.0))
             self.register_buffer("strength", torch.ones(()))
-        if config.types > 1 or config.doubt:
-            self.log_temper = nn.Parameter(torch.tensor(-0.5))
 
-    def warm_starts(self, n_users: int) -> bool:
-        return n_users < self.config.start_users
+    def warm_starts(self) -> bool:
+        return self.config.population
 
-    @torch.no_grad()
     def warm_start(self, differences: Tensor, users: Tensor) -> None:
-        q, p = self.config.dim, self.config.fast_dim
-        projection = principal_directions(differences, self.config.directions)
-        if not projection.shape[1]:
-            return
-        mean, covariance = fit_population(differences @ projection, users)
-        variances, axes = torch.linalg.eigh(covariance)
-        spread = (projection @ (axes * variances.clamp(min=0).sqrt()).flip(1)).T[: q - 1]
-        linear = torch.zeros_like(self.map.linear)
-        linear[: len(spread)] = spread
-        linear[q - 1] = projection @ mean
-        linear[q : q + p][: len(spread)] = _FAST_SHARE * spread[:p]
-        self.map.start_with(linear)
-        self.prior_mean.normal_(0, _TYPES_APART if self.config.types > 1 else 0)
-        self.prior_log_precision.zero_()
-        # What everybody wants is nearly known: its weight is 1, with a standard deviation of a fifth.
-        self.prior_mean[:, q - 1] = 1
-        self.prior_log_precision[:, q - 1] = 3
-        if p:
-            self.fast_log_lr.fill_(-1.0)
+        self.learners[-1].start(differences, users)
 
-    def _prior_weights(self) -> Tensor:
-        """(T,) log-probabilities of the types."""
-        return self.type_logit.log_softmax(-1) if self.config.types > 1 else self.prior_mean.new_zeros(1)
+    def hold_start(self) -> None:
+        self.learners[-1].map.weight.requires_grad_(False)
 
-    def _prior(self, n_users: int) -> tuple[Tensor, Tensor]:
-        """Mean (B, q) and covariance (B, q, q) of w before any pair."""
-        covariance = torch.diag_embed((-self.prior_log_precision).exp())
-        mean, covariance = mixture(self.prior_mean[None], covariance[None], self._prior_weights().exp()[None])
-        return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
+    def base_reward(self, features: Tensor) -> Tensor:
+        return sum(learner.base_reward(features) for learner in self.learners) / len(self.learners)
+
+    def basis(self, features: Tensor) -> Tensor:
+        """(n, M (q + p)): phi of every learner, then psi of every learner."""
+        values = torch.stack([learner.map(features) for learner in self.learners], dim=1)
+        return torch.cat([values[..., : self.config.dim].flatten(1), values[..., self.config.dim :].flatten(1)], dim=1)
+
+    def _state(
+        self, weights: list[Tensor], covariances: list[Tensor], steps: list[Tensor], **more: Tensor
+    ) -> UserState:
+        # The mean of the learners' rewards. Their posteriors are of the same user and err alike: variances are averaged.
+        m = len(self.learners)
+        weights = torch.cat([*weights, *steps], dim=1) / m
+        covariance = covariances[0]
+        if m > 1:
+            q = self.config.dim
+            covariance = covariance.new_zeros(len(weights), m * q, m * q)
+            for number, block in enumerate(covariances):
+                covariance[:, number * q : (number + 1) * q, number * q : (number + 1) * q] = block / m
+        return UserState(self.name, {"weights": weights, "covariance": covariance, **more})
+
+    def _split(self, state: UserState) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each learner's weights (B, q + p) and covariance (B, q, q) of its w."""
+        n, q = len(self.learners), self.config.dim
+        w, v = state["weights"].split([n * q, n * self.config.fast_dim], dim=1)
+        for number, (mine, moved) in enumerate(zip(w.chunk(n, 1), v.chunk(n, 1))):
+            block = slice(number * q, (number + 1) * q)
+            yield n * torch.cat([mine, moved], dim=1), n * state["covariance"][:, block, block]
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
-        design, offset, mask = self.gathered(context_features, context_index, context_mask)
-        n_users, n_types = len(design), self.config.types
+        sign, mask = None, context_mask
         if self.training and self.config.noise_share:
             coin = torch.rand(mask.shape, device=mask.device) < 0.5
-            coin &= (torch.rand(n_users, device=mask.device) < self.config.noise_share)[:, None]
-            sign = 1 - 2 * coin.to(design.dtype)
-            design = design * sign[..., None]
-        design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
-        fast_mask, n_pairs = mask, mask.sum(1)
-        # Each user once under each type, side by side.
-        design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
-        mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
-        problem = (design, offset, mask, mean, log_precision.exp())
-        mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
-        covariance = torch.cholesky_inverse(factor)
-        mode, covariance = mode.unflatten(0, (n_users, n_types)), covariance.unflatten(0, (n_users, n_types))
-        log_weights = self._prior_weights().expand(n_users, -1)
-        if n_types > 1 or self.config.doubt:
-            half_logdet = factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-            evidence = log_posterior(mode.flatten(0, 1), *problem) + 0.5 * log_precision.sum(-1) - half_logdet
-            log_weights = log_weights + self.log_temper.exp() * evidence.view(n_users, n_types)
-        if self.config.doubt:
-            log_nothing = self.doubt_logit - self.log_temper.exp() * math.log(2) * n_pairs
-            log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
-            prior_mean, prior_covariance = self._prior(n_users)
-            mode = torch.cat([mode, prior_mean[:, None]], dim=1)
-            covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
-        explanations = log_weights.softmax(-1)
-        if self.config.doubt:
-            kept, lost = self.strength * explanations[:, :-1], (1 - self.strength) * explanations[:, :-1]
-            explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
-        weights, covariance = mixture(mode, covariance, explanations)
-        if self.config.fast_dim:
-            trust = 1 - explanations[:, -1] if self.config.doubt else torch.ones_like(n_pairs)
-            share = fast_mask / (n_pairs + self.log_kappa.exp())[:, None]
-            start = fast.new_zeros(n_users, self.config.fast_dim)
-            moved = gradient_steps(fast, share, start, self.fast_log_lr.exp(), self.config.fast_steps)
-            weights = torch.cat([weights, trust[:, None] * moved], dim=1)
-        return UserState(self.name, {"weights": weights, "covariance": covariance, "explanations": explanations})
+            coin &= (torch.rand(len(mask), device=mask.device) < self.config.noise_share)[:, None]
+            sign = 1 - 2 * coin.to(self.feature_mean.dtype)
+        strength = self.strength if self.config.doubt else None
+        read = [learner.posterior(context_features, context_index, mask, sign, strength) for learner in self.learners]
+        weights, covariances, steps, explanations = zip(*read)
+        return self._state(weights, covariances, steps, explanations=sum(explanations) / len(explanations))
+
+    def forward(
+        self,
+        chosen: Tensor,
+        rejected: Tensor,
+        state: UserState,
+        margin: Tensor | None = None,
+        n_user_pairs: Tensor | None = None,
+    ) -> PairOutput:
+        # Each learner is trained on its own error: trained on that of their mean, they would be one.
+        features, rewards, losses = torch.cat([chosen, rejected]), [], []
+        for learner, (weights, covariance) in zip(self.learners, self._split(state)):
+            basis = learner.map(features)
+            rewards.append(learner.base_reward(features) + (basis * weights.repeat(2, 1)).sum(-1))
+            logit = torch.sub(*rewards[-1].chunk(2))
+            logit = logit if margin is None else logit - margin
+            logit = moderate(logit, margin_variance(torch.sub(*basis.chunk(2)), covariance))
+            losses.append(-F.logsigmoid(logit).mean())
+        n = len(self.learners)
+        return PairOutput(*(sum(rewards) / n).chunk(2), sum(losses) / n, {})
 
     def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState:
-        mean, covariance = self._prior(n_users)
+        means, covariances = zip(*(learner.prior(n_users) for learner in self.learners))
         # Gradient steps are made on pairs that exist: a made-up user has none.
-        weights = F.pad(gaussian_draw(mean, covariance, generator), (0, self.config.fast_dim))
-        return UserState(self.name, {"weights": weights, "covariance": covariance})
+        steps = [means[0].new_zeros(n_users, self.config.fast_dim)] * len(self.learners)
+        state = self._state(means, covariances, steps)
+        drawn = self.sample(state, generator)
+        return UserState(self.name, {**drawn.tensors, "covariance": state["covariance"]})
 
 
 def mixture(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

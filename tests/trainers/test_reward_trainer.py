@@ -121,22 +121,26 @@ def test_ours_starts_from_its_training_pairs_and_a_trained_model_keeps_what_it_h
 
     def start(data, **kwargs):
         trainer = PersonalizedRewardTrainer(args=args, train_dataset=data, **kwargs)
-        return trainer, trainer.reward_model.user_model.map.linear.detach().clone()
+        learner = trainer.reward_model.user_model.learners[-1]
+        assert not learner.map.weight.requires_grad and learner.prior_mean.requires_grad
+        return trainer, learner.map.weight.clone(), learner.prior_mean.detach().clone()
 
-    trainer, first = start(train)
-    assert first.any() and torch.equal(first, start(train)[1])
-    args.user_model_kwargs["start_users"] = 12
-    assert not start(train)[1].any()
-    args.user_model_kwargs["start_users"] = 13
-    assert torch.equal(first, start(train)[1])
+    trainer, map_, _ = start(train)
+    assert map_.any() and torch.equal(map_, start(train)[1])
     other = train.map(
         lambda row: {"chosen": row["rejected"], "rejected": row["chosen"]} if row["user_id"] < "u5" else {}
     )
-    assert not torch.equal(first, start(other)[1])
+    assert not torch.equal(map_, start(other)[1])
+    before = trainer.reward_model.user_model.learners[-1].prior_mean.detach().clone()
     trainer.train()
-    trained = trainer.reward_model.user_model.map.linear.detach().clone()
-    assert not torch.equal(trained, first)
-    assert torch.equal(start(other, model=trainer.reward_model)[1], trained)
+    trainer.save_model()
+    saved = PersonalizedRewardModel.from_pretrained(tmp_path / "out")
+    assert torch.equal(saved.user_model.learners[-1].map.weight, map_)
+    assert not torch.equal(saved.user_model.learners[-1].prior_mean, before)
+    again = start(other, model=saved)
+    assert torch.equal(again[1], map_) and torch.equal(
+        again[2], trainer.reward_model.user_model.learners[-1].prior_mean
+    )
 
 
 def test_opposite_users_of_a_trainable_backbone(tmp_path):

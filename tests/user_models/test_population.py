@@ -61,7 +61,7 @@ def test_directions_are_those_in_which_pairs_differ():
 
 def started(differences, users, **settings):
     torch.manual_seed(0)
-    model = build_user_model("ours", differences.shape[1], settings)
+    model = build_user_model("ours", differences.shape[1], {"networks": 0, **settings})
     model.warm_start(differences, users)
     return model.eval()
 
@@ -105,13 +105,13 @@ def test_a_start_knows_what_users_differ_in_and_no_start_or_strangers_choices_do
     assert 0.6 < nobody < known - 0.05
     flips = 2.0 * (torch.rand(len(users), generator=torch.Generator().manual_seed(2)) < 0.5) - 1
     torch.manual_seed(0)
-    cold = build_user_model("ours", 6).eval()
+    cold = build_user_model("ours", 6, {"networks": 0}).eval()
     for other in (started(differences * flips[:, None], users), cold):
         assert accuracy(other, 0) < nobody - 0.05 and accuracy(other, 8) < known - 0.05
 
 
 @torch.no_grad()
-def test_without_a_start_the_map_is_the_network_alone():
-    model = started(torch.zeros(5, 4), torch.arange(5))  # pairs without differences tell nothing
-    features = torch.randn(7, 4)
-    assert torch.equal(model.basis(features), model.map.network(features))
+def test_pairs_without_differences_start_nothing():
+    torch.manual_seed(0)
+    before = build_user_model("ours", 4).learners[-1].map.weight
+    assert torch.equal(started(torch.zeros(5, 4), torch.arange(5), networks=2).learners[-1].map.weight, before)
