@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .base import UserModel, UserState
-from .linear import LinearUserModel, moderate
+from .linear import LinearUserModel, blocks_of, grouped, moderate
 
 Acquisition = Literal["epig", "bald", "d_optimal", "random"]
 ACQUISITIONS: tuple[str, ...] = ("epig", "bald", "d_optimal", "random")
@@ -93,9 +93,9 @@ class Pairs:
         margins = self.margins(state)
         if self.design is None or "covariance" not in state.tensors:
             return margins
-        covariance = state["covariance"]
-        design = self.design[:, : covariance.shape[-1]]
-        variance = ((design @ covariance) * design).sum(-1)
+        blocks = blocks_of(state["covariance"])
+        design = grouped(self.design, blocks).transpose(0, 1)
+        variance = ((design @ blocks) * design).sum((1, -1))
         return moderate(margins, variance.clamp(min=0))
 
     def draws(self, state: UserState, n_draws: int = 512, seed: int = 0) -> Tensor:
@@ -106,9 +106,9 @@ class Pairs:
     def covariance(self, state: UserState, n_draws: int = 512, seed: int = 0) -> Tensor:
         """(Q, Q) posterior covariance of the margins; exact where the reward is linear in the user."""
         if self.design is not None and "covariance" in state.tensors:
-            covariance = state["covariance"][0]
-            design = self.design[:, : len(covariance)]
-            return design @ covariance @ design.T
+            blocks = blocks_of(state["covariance"])
+            design = grouped(self.design, blocks).transpose(0, 1)
+            return (design @ blocks[0] @ design.transpose(1, 2)).sum(0)
         margins = self.margins(posterior_draws(self.model, state, n_draws, seed))
         return torch.cov(margins.T).reshape(len(self), len(self))
 

@@ -142,10 +142,22 @@ def gradient_steps(design: Tensor, share: Tensor, start: Tensor, rates: Tensor, 
     return weights
 
 
+def blocks_of(covariance: Tensor) -> Tensor:
+    """A covariance as (B, M, q, q): of M groups of q weights, independent of each other; (B, q, q) is one group."""
+    return covariance if covariance.dim() == 4 else covariance[:, None]
+
+
+def grouped(values: Tensor, blocks: Tensor) -> Tensor:
+    """The first M q of values (..., p) as (..., M, q); the last p - M q belong to weights that are known."""
+    n_groups, q = blocks.shape[1:3]
+    return values[..., : n_groups * q].unflatten(-1, (n_groups, q))
+
+
 def margin_variance(difference: Tensor, covariance: Tensor) -> Tensor:
-    """(B,) variance of w . delta phi, from (B, p) and (B, q, q); the last p - q weights are known."""
-    difference = difference[:, : covariance.shape[-1]]
-    return ((difference[:, None] @ covariance).squeeze(1) * difference).sum(-1).clamp(min=0)
+    """(B,) variance of w . delta phi, from (B, p) and a covariance (B, q, q) or (B, M, q, q), see `blocks_of`."""
+    blocks = blocks_of(covariance)
+    difference = grouped(difference, blocks)
+    return ((difference[:, :, None] @ blocks).squeeze(2) * difference).flatten(1).sum(-1).clamp(min=0)
 
 
 def moderate(margin: Tensor, variance: Tensor) -> Tensor:
@@ -157,7 +169,8 @@ class LinearUserModel(UserModel):
     """Base of the methods with r(e | u) = r0(e) + w_u . phi(e).
 
     A subclass makes the modules `base` (r0, or `None` for 0) and `map` (phi) and implements `encode`, whose state has
-    `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them. With a posterior the
+    `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them, or (B, M, q, q) of M
+    independent groups of them. With a posterior the
     loss is that of the predictive probability, so that the spread is trained too.
     """
 
@@ -221,19 +234,19 @@ class LinearUserModel(UserModel):
 
     def entropy(self, state: UserState) -> Tensor:
         """(U,) differential entropy of the Gaussian posterior over w, in nats."""
-        return 0.5 * torch.logdet(2 * math.pi * math.e * state["covariance"])
+        return 0.5 * torch.logdet(2 * math.pi * math.e * blocks_of(state["covariance"])).sum(1)
 
     def sample(self, state: UserState, generator: torch.Generator | None = None) -> UserState:
         """A draw of w from the posterior, without spread of its own; the state itself where there is no posterior."""
         if "covariance" not in state.tensors:
             return state
-        weights, q = state["weights"], state["covariance"].shape[-1]
-        drawn = gaussian_draw(weights[:, :q], state["covariance"], generator)
-        return UserState(self.name, {"weights": torch.cat([drawn, weights[:, q:]], dim=1)})
+        weights, blocks = state["weights"], blocks_of(state["covariance"])
+        drawn = gaussian_draw(grouped(weights, blocks), blocks, generator).flatten(1)
+        return UserState(self.name, {"weights": torch.cat([drawn, weights[:, drawn.shape[1] :]], dim=1)})
 
 
 def gaussian_draw(mean: Tensor, covariance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """(B, q) draws from N(mean, covariance), (B, q) and (B, q, q); the covariance may be singular."""
+    """(..., q) draws from N(mean, covariance), (..., q) and (..., q, q); the covariance may be singular."""
     values, vectors = torch.linalg.eigh(covariance)
     noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
     return mean + (vectors @ (values.clamp(min=0).sqrt() * noise)[..., None]).squeeze(-1)

@@ -244,7 +244,7 @@ class Ours(LinearUserModel):
     Inputs:
         | context | state | features | output |
         |---|---|---|---|
-        | (N, 2, d), (B, K), (B, K) | `weights` (B, M (q + p)), `covariance` (B, M q, M q), `explanations` (B, T + 1) | (B, d) | B |
+        | (N, 2, d), (B, K), (B, K) | `weights` (B, M (q + p)), `covariance` (B, M, q, q), `explanations` (B, T + 1) | (B, d) | B |
 
     Relations:
         - `bayes_head` is one learner with an r, of one type, without doubt or steps.
@@ -288,21 +288,15 @@ class Ours(LinearUserModel):
         # The mean of the learners' rewards. Their posteriors are of the same user and err alike: variances are averaged.
         m = len(self.learners)
         weights = torch.cat([*weights, *steps], dim=1) / m
-        covariance = covariances[0]
-        if m > 1:
-            q = self.config.dim
-            covariance = covariance.new_zeros(len(weights), m * q, m * q)
-            for number, block in enumerate(covariances):
-                covariance[:, number * q : (number + 1) * q, number * q : (number + 1) * q] = block / m
+        covariance = torch.stack(covariances, dim=1) / m
         return UserState(self.name, {"weights": weights, "covariance": covariance, **more})
 
     def _split(self, state: UserState) -> Iterator[tuple[Tensor, Tensor]]:
         """Each learner's weights (B, q + p) and covariance (B, q, q) of its w."""
-        n, q = len(self.learners), self.config.dim
-        w, v = state["weights"].split([n * q, n * self.config.fast_dim], dim=1)
-        for number, (mine, moved) in enumerate(zip(w.chunk(n, 1), v.chunk(n, 1))):
-            block = slice(number * q, (number + 1) * q)
-            yield n * torch.cat([mine, moved], dim=1), n * state["covariance"][:, block, block]
+        n = len(self.learners)
+        w, v = state["weights"].split([n * self.config.dim, n * self.config.fast_dim], dim=1)
+        for mine, moved, covariance in zip(w.chunk(n, 1), v.chunk(n, 1), state["covariance"].unbind(1)):
+            yield n * torch.cat([mine, moved], dim=1), n * covariance
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
         sign, mask = None, context_mask
