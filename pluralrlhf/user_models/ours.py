@@ -142,61 +142,59 @@ class Learner(nn.Module):
         mean, covariance = mixture(self.prior_mean[None], covariance[None], self.prior_weights().exp()[None])
         return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
 
-    def posterior(
-        self, context_features: Tensor, index: Tensor, mask: Tensor, sign: Tensor | None, strength: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What contexts say of their users.
+    def problem(
+        self, context_features: Tensor, index: Tensor, mask: Tensor, sign: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """The arguments of `newton_posterior` for B users under each type, (B T, ...), the types of a user side by side;
+        then those of `gradient_steps`: delta psi (B, K, p), shares (B, K) and rates (B, p).
 
         Args:
             context_features, index, mask: As for `UserModel.encode`.
             sign: (B, K) -1 where the sides of a pair are to change places.
-            strength: Share of the evidence that is applied; `None` without doubt.
-
-        Returns:
-            w (B, q) with covariance (B, q, q), v (B, p), and explanations (B, T + 1), or (B, T) without doubt.
         """
-        flat = context_features.flatten(0, 1)
+        flat, types = context_features.flatten(0, 1), self.config.types
         design = self.map(flat).unflatten(0, (len(context_features), 2))
         offset = self.base_reward(flat).unflatten(0, (len(context_features), 2))
         design = gather_pairs(design[:, 0] - design[:, 1], index, mask)
         offset, mask = gather_pairs(offset[:, 0] - offset[:, 1], index, mask), mask.to(design.dtype)
         if sign is not None:
             design, offset = design * sign[..., None], offset * sign
-        n_users, n_types = len(design), self.config.types
         design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
-        fast_mask, n_pairs = mask, mask.sum(1)
-        # Each user once under each type, side by side.
-        design, offset, mask = (value.repeat_interleave(n_types, 0) for value in (design, offset, mask))
-        mean, log_precision = self.prior_mean.repeat(n_users, 1), self.prior_log_precision.repeat(n_users, 1)
-        problem = (design, offset, mask, mean, log_precision.exp())
-        mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
-        covariance = torch.cholesky_inverse(factor)
-        mode, covariance = mode.unflatten(0, (n_users, n_types)), covariance.unflatten(0, (n_users, n_types))
-        log_weights = self.prior_weights().expand(n_users, -1)
-        if n_types > 1 or self.config.doubt:
-            half_logdet = factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-            evidence = log_posterior(mode.flatten(0, 1), *problem) + 0.5 * log_precision.sum(-1) - half_logdet
-            log_weights = log_weights + self.log_temper.exp() * evidence.view(n_users, n_types)
+        mean, precision = self.prior_mean.repeat(len(mask), 1), self.prior_log_precision.exp().repeat(len(mask), 1)
+        posterior = (*(value.repeat_interleave(types, 0) for value in (design, offset, mask)), mean, precision)
+        if not self.config.fast_dim:
+            return (*posterior, fast, mask, mask.new_zeros(len(mask), 0))
+        share = mask / (mask.sum(1) + self.log_kappa.exp())[:, None]
+        return (*posterior, fast, share, self.fast_log_lr.exp().expand(len(mask), -1))
+
+    def explained(
+        self, mode: Tensor, covariance: Tensor, evidence: Tensor, n_pairs: Tensor, strength: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (B, q) and covariance (B, q, q) of w over its explanations, and what is believed of each.
+
+        Args:
+            mode, covariance: (B, T, q) and (B, T, q, q), the posterior under each type.
+            evidence: (B, T) log Z_t.
+            n_pairs: (B,) pairs in the context.
+            strength: Share of the evidence that is applied; `None` without doubt.
+
+        Returns:
+            Mean, covariance, and (B, T + 1) explanations, or (B, T) without doubt.
+        """
+        log_weights = self.prior_weights().expand(len(mode), -1)
+        if self.config.types > 1 or self.config.doubt:
+            log_weights = log_weights + self.log_temper.exp() * evidence
         if self.config.doubt:
             log_nothing = self.doubt_logit - self.log_temper.exp() * math.log(2) * n_pairs
             log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
-            prior_mean, prior_covariance = self.prior(n_users)
+            prior_mean, prior_covariance = self.prior(len(mode))
             mode = torch.cat([mode, prior_mean[:, None]], dim=1)
             covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
         explanations = log_weights.softmax(-1)
         if self.config.doubt:
             kept, lost = strength * explanations[:, :-1], (1 - strength) * explanations[:, :-1]
             explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
-        weights, covariance = mixture(mode, covariance, explanations)
-        if self.config.fast_dim:
-            trust = 1 - explanations[:, -1] if self.config.doubt else torch.ones_like(n_pairs)
-            share = fast_mask / (n_pairs + self.log_kappa.exp())[:, None]
-            start = fast.new_zeros(n_users, self.config.fast_dim)
-            moved = gradient_steps(fast, share, start, self.fast_log_lr.exp(), self.config.fast_steps)
-            moved = trust[:, None] * moved
-        else:
-            moved = fast.new_zeros(n_users, 0)
-        return weights, covariance, moved, explanations
+        return *mixture(mode, covariance, explanations), explanations
 
 
 class Ours(LinearUserModel):
@@ -304,9 +302,22 @@ class Ours(LinearUserModel):
             coin = torch.rand(mask.shape, device=mask.device) < 0.5
             coin &= (torch.rand(len(mask), device=mask.device) < self.config.noise_share)[:, None]
             sign = 1 - 2 * coin.to(self.feature_mean.dtype)
+        problems = [learner.problem(context_features, context_index, context_mask, sign) for learner in self.learners]
+        # All learners at once: for one user a call costs more than its arithmetic.
+        *problem, fast, share, rates = (torch.cat(parts) for parts in zip(*problems))
+        mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
+        evidence = log_posterior(mode, *problem) + 0.5 * problem[-1].log().sum(-1)
+        evidence = evidence - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+        found = (mode, torch.cholesky_inverse(factor), evidence)
+        found = [value.unflatten(0, (len(self.learners), -1, self.config.types)) for value in found]
+        n_pairs = context_mask.to(evidence.dtype).sum(1)
         strength = self.strength if self.config.doubt else None
-        read = [learner.posterior(context_features, context_index, mask, sign, strength) for learner in self.learners]
-        weights, covariances, steps, explanations = zip(*read)
+        read = [learner.explained(*values, n_pairs, strength) for learner, *values in zip(self.learners, *found)]
+        weights, covariances, explanations = zip(*read)
+        steps = gradient_steps(fast, share, torch.zeros_like(rates), rates, self.config.fast_steps)
+        steps = steps.chunk(len(self.learners))
+        if self.config.doubt:
+            steps = [(1 - believed[:, -1:]) * moved for believed, moved in zip(explanations, steps)]
         return self._state(weights, covariances, steps, explanations=sum(explanations) / len(explanations))
 
     def forward(

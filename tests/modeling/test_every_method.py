@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -12,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from pluralrlhf.modeling import PersonalizedRewardModel
 from pluralrlhf.trainers.peft import peft_config_for
-from pluralrlhf.user_models import USER_MODELS, build_user_model, user_model_class
+from pluralrlhf.user_models import USER_MODELS, user_model_class
 
 RESPONSES = ["the nice cat is best .", "the small dog is best .", "cat", "a soft puppy is nice for you and me ."]
 PROMPTS = ["which pet is nice ?"] * 4
@@ -99,22 +97,3 @@ def test_an_adapter_trains_with_the_user_model_and_loads_exactly(model, tmp_path
     model.save_pretrained(tmp_path)
     loaded = PersonalizedRewardModel.from_pretrained(tmp_path)
     torch.testing.assert_close(scores(loaded), expected, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", HEAD_ROUTE)
-@torch.inference_mode()
-def test_a_new_user_takes_less_than_five_milliseconds(name):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        model = build_user_model(name, 384).eval()
-        features, index = torch.randn(8, 2, 384), torch.arange(8)[None]
-        times = []
-        for _ in range(30):
-            # A clock of this process's own work: other programs on the machine do not count.
-            start = time.process_time()
-            model.encode(model.standardize(features), index, torch.ones_like(index).bool())
-            times.append(time.process_time() - start)
-    finally:
-        torch.set_num_threads(threads)
-    assert sorted(times)[15] < 0.005
