@@ -20,7 +20,7 @@ from ..data import read_build
 from ..errors import ConfigError, PluralRLHFError
 from ..locks import FileLocks, lock_number
 from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter
-from .suite_jobs import Job, Part, first_personalised
+from .suite_jobs import Job, Part, first_personalised, results_key, write_json
 from .suite_spec import DatasetSpec, SuiteSpec
 from .summary import Dataset, collect, command_line, fold_hash, versions, write_results
 
@@ -63,16 +63,24 @@ def run_suite(
         parts = [Part(spec, dataset, fold, folder, placebo) for dataset, placebo, fold in _plan(spec)]
         _Progress(parts, progress, locks).run()
         seconds, finished = time.perf_counter() - start, time.time()
+        key, stamp = results_key(parts, n_replicates), folder / "suite.json"
         if not locks.acquire(_RESULTS, wait=False):
             locks.acquire(_RESULTS)
-            path = folder / "results.json"
-            if path.is_file() and path.stat().st_mtime > finished:
-                return json.loads(path.read_text(encoding="utf-8"))
+            if stamp.is_file() and stamp.stat().st_mtime > finished and Part.stamp(stamp) == key:
+                print(f"{folder}: another process of this suite wrote the results")
+                return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if not all(_done(job) for part in parts for job in part.jobs()):
+            raise PluralRLHFError(
+                f"A suite with other settings ran in {folder} at the same time and replaced jobs of this one. Give each its "
+                "own `output_dir`, and run this command again."
+            )
+        stamp.unlink(missing_ok=True)
         datasets = _datasets(spec, parts)
         content = _results(spec, datasets, n_replicates, folder, seconds, command or command_line())
         _concatenate(folder, datasets)
         if finish is not None:
             finish(content)
+        write_json(stamp, {"key": key})  # last: whoever finds it need not do this again
         return content
     finally:
         locks.close()
@@ -97,6 +105,7 @@ class _Progress:
         self.shown, self.locks = shown, locks
         self.live = shown and sys.stderr.isatty()
         self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.waited = False
 
     def run(self) -> None:
         pending = [number for number, (_, job) in enumerate(self.jobs) if not _done(job)]
@@ -108,11 +117,16 @@ class _Progress:
             if number is None:
                 if others:
                     # What is left is theirs, or waits for it: until the first of them is through, or has died.
-                    self._say(f"waiting for {len(others)} job(s) of other processes", live=True)
+                    if not self.waited:
+                        self._say("waiting for jobs of other processes")
+                    self.waited = True
                     self.locks.acquire(others[0])
                     self.locks.release(others[0])
                 elif pending:
-                    raise PluralRLHFError("Files of finished jobs disappeared. Run the same command again.")
+                    raise PluralRLHFError(
+                        "Files of finished jobs disappeared, or a suite with other settings runs in the same folder. Give "
+                        "each its own `output_dir`, and run this command again."
+                    )
                 continue
             if part is not None and part is not self.jobs[number][0]:
                 part.forget()

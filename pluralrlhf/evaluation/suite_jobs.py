@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -33,15 +33,20 @@ _TRAINING_CODE = (
     "data/history.py",
     "features",
     "modeling",
+    "user_models/backbone_route.py",
     "user_models/base.py",
     "user_models/linear.py",
     "user_models/population.py",
     "trainers/collator.py",
     "trainers/device_features.py",
-    "trainers/pair_data.py",
+    "trainers/model_init.py",
+    "trainers/pair_*.py",
+    "trainers/peft.py",
     "trainers/preparation.py",
     "trainers/reward_*.py",
     "trainers/strength.py",
+    "trainers/text_data.py",
+    "evaluation/training.py",
 )
 _REFERENCE_CODE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
 _EVALUATION_CODE = (
@@ -110,7 +115,7 @@ class Part:
                     "reference",
                     f"ceiling of {self.title}",
                     self._built,
-                    lambda: self._stamp(folder / RUN) == self.reference_key,
+                    lambda: self.stamp(folder / RUN) == self.reference_key,
                     lambda show: self._refer(folder),
                 )
             )
@@ -140,16 +145,21 @@ class Part:
     def _built(self) -> bool:
         if self.dataset.source is None:
             return True
-        stamp = self.data.with_name(self.data.name + ".json")
-        return self._stamp(stamp) == self.build_key and (self.data / "build.json").is_file()
+        return self.stamp(self._data_stamp) == self.build_key and (self.data / "build.json").is_file()
+
+    @property
+    def _data_stamp(self) -> Path:
+        return self.data.with_name(self.data.name + ".json")
 
     def _build(self) -> None:
         self.data.parent.mkdir(parents=True, exist_ok=True)
+        # Stamps go first: a kill between the work and its stamp must not leave an older stamp beside it.
+        self._data_stamp.unlink(missing_ok=True)
         source = self.dataset.make_source(self.placebo)
         build_dataset(
             source, self.data, overwrite=True, progress=sys.stderr.isatty(), **self.dataset.fold_build(self.fold)
         )
-        _write_json(self.data.with_name(self.data.name + ".json"), {"key": self.build_key})
+        write_json(self._data_stamp, {"key": self.build_key})
 
     @cached_property
     def sha256(self) -> str:
@@ -177,19 +187,22 @@ class Part:
     def training_key(self, method: str, seed: int) -> str:
         settings = self.spec.settings(method, self.dataset)
         module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
-        return _hash(self.sha256, settings, seed, _code_hash((*_TRAINING_CODE, f"user_models/{module}.py")))
+        return _hash(
+            self.sha256, settings, seed, _code_hash((*_TRAINING_CODE, f"user_models/{module.replace('.', '/')}.py"))
+        )
 
     def _trained(self, method: str, seed: int) -> bool:
         job = self.job(method, seed)
         return (
             self._built()
-            and self._stamp(job / "train.json") == self.training_key(method, seed)
+            and self.stamp(job / "train.json") == self.training_key(method, seed)
             and (job / "model").is_dir()
         )
 
     def _train(self, method: str, seed: int, show: Callable[[str], None]) -> None:
         settings = dict(self.spec.settings(method, self.dataset))
         final, part = self.job(method, seed) / "model", self.job(method, seed) / "model.part"
+        (self.job(method, seed) / "train.json").unlink(missing_ok=True)
         for old in (final, part):
             shutil.rmtree(old, ignore_errors=True)
         start = time.perf_counter()
@@ -197,7 +210,7 @@ class Part:
             train_reward_model(settings, self.pairs, part, seed, show)
         part.rename(final)
         record = {"key": self.training_key(method, seed), "seconds": time.perf_counter() - start}
-        _write_json(self.job(method, seed) / "train.json", record)
+        write_json(self.job(method, seed) / "train.json", record)
 
     # Evaluation
 
@@ -217,7 +230,7 @@ class Part:
         return {}
 
     def _evaluated(self, method: str, seed: int) -> bool:
-        return self._stamp(self.job(method, seed) / "run" / RUN) == self.evaluation_key(method, seed)
+        return self.stamp(self.job(method, seed) / "run" / RUN) == self.evaluation_key(method, seed)
 
     def _evaluate(self, method: str, seed: int) -> None:
         from .scorers import load_scorers
@@ -281,7 +294,8 @@ class Part:
         return out
 
     @staticmethod
-    def _stamp(path: Path) -> str | None:
+    def stamp(path: Path) -> str | None:
+        """The key in a file that says what was made; `None` where there is none."""
         try:
             return json.loads(path.read_text(encoding="utf-8")).get("key")
         except (OSError, ValueError, AttributeError):
@@ -313,6 +327,14 @@ def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:
     ]
 
 
+def results_key(parts: Sequence[Part], n_replicates: int) -> str:
+    """What the results of finished parts are made of."""
+    models = [
+        (part.title, m, s, part.evaluation_key(m, s)) for part in parts for m in part.methods for s in part.spec.seeds
+    ]
+    return _hash(models, [part.reference_key for part in parts if part.has_reference], n_replicates)
+
+
 def _hash(*parts: Any) -> str:
     text = json.dumps([SCHEMA_VERSION, *parts], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -324,13 +346,16 @@ def _code_hash(patterns: tuple[str, ...]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for pattern in patterns:
         found = sorted(_PACKAGE.glob(pattern))
+        if not found:
+            raise RuntimeError(f"no file of the package is named {pattern}")
         files = [file for path in found for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
         for file in files:
             digest.update(f"{file.relative_to(_PACKAGE)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes the whole file or nothing."""
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     part.replace(path)

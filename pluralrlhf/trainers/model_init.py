@@ -23,6 +23,12 @@ def build_reward_model(
 ) -> tuple[PersonalizedRewardModel, PreTrainedTokenizerBase]:
     """The reward model and the tokenizer that TRL asks for."""
     if isinstance(model, PersonalizedRewardModel):
+        given, own = args.user_model_kwargs, model.config.user_model_kwargs
+        if given and given != own:
+            raise ConfigError(
+                f"`user_model_kwargs` is {given}, but `model` is a reward model that was made with {own or {}}. Leave it out: "
+                "a model that is trained further keeps its user model."
+            )
         if model.backbone is None:
             return model, tokenizer or model.encoder.tokenizer
         model.tokenizer = tokenizer or model.tokenizer

@@ -255,5 +255,5 @@ def gaussian_draw(mean: Tensor, covariance: Tensor, generator: torch.Generator |
 def check_sizes(config: Any, method: str, **least: int) -> None:
     """Raises a `ConfigError` where a setting is below its least value."""
     for name, value in least.items():
-        if getattr(config, name) < value:
+        if not getattr(config, name) >= value:  # not a number is below everything
             raise ConfigError(f"`{name}` of `{method}` is {getattr(config, name)}; it must be at least {value}.")

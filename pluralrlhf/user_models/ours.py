@@ -200,7 +200,7 @@ class Learner(nn.Module):
 class Ours(LinearUserModel):
     r"""Few-shot Bayesian regression under several explanations of the context, by several learners.
 
-    .. math:: r(x, y \mid u) = \frac1M \sum_m r_m(e) + w_{u,m} \cdot \phi_m(e) + v_{u,m} \cdot \psi_m(e)
+    .. math:: r(x, y \mid u) = \frac1M \sum_m \left[ r_m(e) + w_{u,m} \cdot \phi_m(e) + v_{u,m} \cdot \psi_m(e) \right]
 
     where phi and psi are the outputs of a learner's map. Explanation t = 1..T is a type of user: labels follow
     :math:`\sigma(\Delta r + w \cdot \Delta\phi)` with prior :math:`w \sim N(m_t, S_t)`. Its posterior is Laplace's, its
@@ -219,14 +219,16 @@ class Ours(LinearUserModel):
     :math:`v \leftarrow v + \alpha \odot \sum_i \sigma(-v \cdot \Delta\psi_i)\, \Delta\psi_i / (k + \kappa)`, the step
     sizes alpha and kappa learned through them; :math:`v_u = (1 - p_0)\, v`, with p_0 the doubt.
 
-    The learners err differently, each is trained on its own error, and their mean errs less (a deep ensemble). The first
-    has a network for its map and no r: the prior's mean is the reward of everybody. The second has a network of its own
-    for r besides. A network learns a few hundred training users by heart before it learns what holds of others; the last
-    learner is therefore the population itself, where hierarchical Bayes ends (`fit_population`): users' weights are
-    :math:`N(\mu, S)` in the directions in which pairs differ most, its map is linear and fixed, the first eigenvectors of
-    S, each times the root of its eigenvalue, and mu, and its prior is N(0, I), and 1 for mu.
+    The learners err differently, each is trained on its own error, and their mean errs less (a deep ensemble); so are the
+    variances of their posteriors averaged. The first has a network for its map and no r: the prior's mean is the reward
+    of everybody. The second has a network of its own for r besides. A network learns a few hundred training users by
+    heart before it learns what holds of others. On frozen features the last learner is therefore the population itself,
+    where hierarchical Bayes ends (`fit_population`): users' weights are :math:`N(\mu, S)` in the directions in which pairs
+    differ most; its map is linear and stays what it is, the first q - 1 eigenvectors of S, each times the root of its
+    eigenvalue, and mu, and for psi a part of the first p of them; its prior starts near N(0, I), and 1 for mu. With a
+    backbone, whose features move, its map is linear and trained like the others.
 
-    What is learned from the training users may hold of them alone. `strength` is the share of a context's evidence that
+    What is learned from the training users may hold of them alone. With `doubt`, `strength` is the share of a context's evidence that
     holds of others, fitted on validation users when training is over; the rest of the weight goes to explanation 0, so
     that 0 is the reward of everybody, and 1, without validation users, believes all.
 
@@ -243,6 +245,8 @@ class Ours(LinearUserModel):
         | context | state | features | output |
         |---|---|---|---|
         | (N, 2, d), (B, K), (B, K) | `weights` (B, M (q + p)), `covariance` (B, M, q, q), `explanations` (B, T + 1) | (B, d) | B |
+
+        `explanations` are the types', then the doubt, averaged over learners.
 
     Relations:
         - `bayes_head` is one learner with an r, of one type, without doubt or steps.

@@ -231,6 +231,39 @@ def test_data_of_other_settings_are_other_data(suite, tmp_path):
     assert result["data_sha256"] != first["data_sha256"]
 
 
+@pytest.mark.parametrize("stamp", ["train.json", "pets.json"])
+def test_a_kill_between_work_and_its_stamp_leaves_no_older_stamp(suite, monkeypatch, tmp_path, stamp):
+    out, write = tmp_path / "out", suite_jobs.write_json
+    shutil.copytree(suite / "out", out)
+    dataset = {**SUITE["datasets"]["pets"], "placebo": False}
+    mine = parse_suite(edited(datasets={"pets": dataset}), "x")
+    before = run_suite(mine, out, n_replicates=20, progress=False)["results"]
+    changed = edited(datasets={"pets": {**dataset, **({"n_users": 60} if stamp == "pets.json" else {})}})
+    changed["methods"]["vpl"]["max_steps"] = 3
+
+    def killed(path, content):
+        if path.name == stamp:
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(suite_jobs, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_suite(parse_suite(changed, "x"), out, progress=False)
+    after = run_suite(mine, out, n_replicates=20, progress=False)["results"]
+    assert [r["data_sha256"] for r in after] == [r["data_sha256"] for r in before]
+    for one, other in zip(before, after):
+        assert one["splits"] == other["splits"], "what the other settings made was taken for this one's"
+
+
+def test_every_file_behind_a_training_is_found():
+    for name, (module, _) in suite_jobs.USER_MODELS.items():
+        assert suite_jobs._code_hash((f"user_models/{module.replace('.', '/')}.py",)), name
+    assert suite_jobs._code_hash(suite_jobs._TRAINING_CODE)
+    with pytest.raises(RuntimeError, match="no file of the package"):
+        suite_jobs._code_hash(("user_models/of_nobody.py",))
+
+
 _SHARED = """
 import sys
 from pluralrlhf.cli import main

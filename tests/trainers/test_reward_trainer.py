@@ -137,6 +137,10 @@ def test_ours_starts_from_its_training_pairs_and_a_trained_model_keeps_what_it_h
     saved = PersonalizedRewardModel.from_pretrained(tmp_path / "out")
     assert torch.equal(saved.user_model.learners[-1].map.weight, map_)
     assert not torch.equal(saved.user_model.learners[-1].prior_mean, before)
+    with pytest.raises(ConfigError, match="keeps its user model"):
+        PersonalizedRewardTrainer(
+            saved, frozen_args(tmp_path / "no", **settings | {"user_model_kwargs": {"dim": 5}}), train
+        )
     again = start(other, model=saved)
     assert torch.equal(again[1], map_) and torch.equal(
         again[2], trainer.reward_model.user_model.learners[-1].prior_mean

@@ -191,3 +191,13 @@ def test_settings_are_checked():
         build_user_model("ours", D, {"noise_share": 1})
     with pytest.raises(ConfigError, match="`networks` of `ours` is 0"):
         build_user_model("ours", D, {"networks": 0, "population": False})
+    for settings in ({"noise_share": float("nan")}, {"fast_dim": -1}):
+        with pytest.raises(ConfigError, match=next(iter(settings))):
+            build_user_model("ours", D, settings)
+
+
+@pytest.mark.parametrize("settings", [{}, {"fast_dim": 0}, {"doubt": False}, {"networks": 1, "population": False}])
+@torch.no_grad()
+def test_nobody_is_a_user_too(settings):
+    model = build_user_model("ours", D, settings).eval()
+    assert model.score_matrix(torch.randn(3, D), encode(model, torch.zeros(0, 2, D))).shape == (1, 3)
