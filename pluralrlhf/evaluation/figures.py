@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from .drawing import GREY, Figure, canvas, colour_of, save, slug, write_csv
+from .drawing import COLOURS, GREY, Figure, canvas, colour_of, save, slug, write_csv
 from .split_scores import SplitScores, load_scores
 from .storage import Source
 from .tables import Section, label, metric
 from .user_figures import user_map, user_spread
 from .verdicts import SPLIT_TITLES
+
+_LEGEND_INSIDE = 6  # with more entries it would cover the curves
 
 
 def draw_all(section: Section, sources: Sequence[Source], folder: str | Path) -> list[Figure]:
@@ -55,7 +57,9 @@ def accuracy_curves(section: Section, folder: Path) -> Figure | None:
             y = [100 * row[4] for row in these]
             reference = result["method"] == result.get("ceiling")
             colour = "#222222" if reference else colour_of(section.results, result["method"])
-            style = {"linestyle": "--", "linewidth": 1.4} if reference else {"marker": "o", "linewidth": 2}
+            # There are fewer colours than methods at times.
+            marker = "os^D"[number // len(COLOURS) % 4]
+            style = {"linestyle": "--", "linewidth": 1.4} if reference else {"marker": marker, "linewidth": 2}
             if not result["uses_context"]:
                 style = {"linestyle": "-.", "linewidth": 1.6}
             axes.plot(x, y, color=colour, label=label(result), zorder=3 + number, **style)
@@ -72,7 +76,11 @@ def accuracy_curves(section: Section, folder: Path) -> Figure | None:
         axes.set_xlabel("pairs of the user shown (k)")
         axes.set_ylabel("accuracy, %")
         axes.set_title(SPLIT_TITLES.get(split, split))
-        axes.legend(loc="best")
+        if len(section.results) > _LEGEND_INSIDE:
+            figure.set_size_inches(7.6, 3.9)
+            figure.legend(loc="outside right upper")
+        else:
+            axes.legend(loc="best")
         png = save(figure, path)
     return Figure(
         "Accuracy against the number of the user's pairs shown",
