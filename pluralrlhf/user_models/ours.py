@@ -132,70 +132,6 @@ class Learner(nn.Module):
         """(n,) what everybody gets, the prior's mean apart."""
         return features.new_zeros(len(features)) if self.base is None else self.base(features).squeeze(-1)
 
-    def prior_weights(self) -> Tensor:
-        """(T,) log-probabilities of the types."""
-        return self.type_logit.log_softmax(-1) if self.config.types > 1 else self.prior_mean.new_zeros(1)
-
-    def prior(self, n_users: int) -> tuple[Tensor, Tensor]:
-        """Mean (B, q) and covariance (B, q, q) of w before any pair."""
-        covariance = torch.diag_embed((-self.prior_log_precision).exp())
-        mean, covariance = mixture(self.prior_mean[None], covariance[None], self.prior_weights().exp()[None])
-        return mean.expand(n_users, -1), covariance.expand(n_users, -1, -1)
-
-    def problem(
-        self, context_features: Tensor, index: Tensor, mask: Tensor, sign: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        """The arguments of `newton_posterior` for B users under each type, (B T, ...), the types of a user side by side;
-        then those of `gradient_steps`: delta psi (B, K, p), shares (B, K) and rates (B, p).
-
-        Args:
-            context_features, index, mask: As for `UserModel.encode`.
-            sign: (B, K) -1 where the sides of a pair are to change places.
-        """
-        flat, types = context_features.flatten(0, 1), self.config.types
-        design = self.map(flat).unflatten(0, (len(context_features), 2))
-        offset = self.base_reward(flat).unflatten(0, (len(context_features), 2))
-        design = gather_pairs(design[:, 0] - design[:, 1], index, mask)
-        offset, mask = gather_pairs(offset[:, 0] - offset[:, 1], index, mask), mask.to(design.dtype)
-        if sign is not None:
-            design, offset = design * sign[..., None], offset * sign
-        design, fast = design.split([self.config.dim, self.config.fast_dim], dim=-1)
-        mean, precision = self.prior_mean.repeat(len(mask), 1), self.prior_log_precision.exp().repeat(len(mask), 1)
-        posterior = (*(value.repeat_interleave(types, 0) for value in (design, offset, mask)), mean, precision)
-        if not self.config.fast_dim:
-            return (*posterior, fast, mask, mask.new_zeros(len(mask), 0))
-        share = mask / (mask.sum(1) + self.log_kappa.exp())[:, None]
-        return (*posterior, fast, share, self.fast_log_lr.exp().expand(len(mask), -1))
-
-    def explained(
-        self, mode: Tensor, covariance: Tensor, evidence: Tensor, n_pairs: Tensor, strength: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (B, q) and covariance (B, q, q) of w over its explanations, and what is believed of each.
-
-        Args:
-            mode, covariance: (B, T, q) and (B, T, q, q), the posterior under each type.
-            evidence: (B, T) log Z_t.
-            n_pairs: (B,) pairs in the context.
-            strength: Share of the evidence that is applied; `None` without doubt.
-
-        Returns:
-            Mean, covariance, and (B, T + 1) explanations, or (B, T) without doubt.
-        """
-        log_weights = self.prior_weights().expand(len(mode), -1)
-        if self.config.types > 1 or self.config.doubt:
-            log_weights = log_weights + self.log_temper.exp() * evidence
-        if self.config.doubt:
-            log_nothing = self.doubt_logit - self.log_temper.exp() * math.log(2) * n_pairs
-            log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
-            prior_mean, prior_covariance = self.prior(len(mode))
-            mode = torch.cat([mode, prior_mean[:, None]], dim=1)
-            covariance = torch.cat([covariance, prior_covariance[:, None]], dim=1)
-        explanations = log_weights.softmax(-1)
-        if self.config.doubt:
-            kept, lost = strength * explanations[:, :-1], (1 - strength) * explanations[:, :-1]
-            explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
-        return *mixture(mode, covariance, explanations), explanations
-
 
 class Ours(LinearUserModel):
     r"""Few-shot Bayesian regression under several explanations of the context, by several learners.
@@ -284,14 +220,12 @@ class Ours(LinearUserModel):
         values = torch.stack([learner.map(features) for learner in self.learners], dim=1)
         return torch.cat([values[..., : self.config.dim].flatten(1), values[..., self.config.dim :].flatten(1)], dim=1)
 
-    def _state(
-        self, weights: list[Tensor], covariances: list[Tensor], steps: list[Tensor], **more: Tensor
-    ) -> UserState:
+    def _state(self, weights: Tensor, covariance: Tensor, steps: Tensor, **more: Tensor) -> UserState:
+        """A state from w (M, B, q), its covariance (M, B, q, q) and v (M, B, p) of all learners."""
         # The mean of the learners' rewards. Their posteriors are of the same user and err alike: variances are averaged.
         m = len(self.learners)
-        weights = torch.cat([*weights, *steps], dim=1) / m
-        covariance = torch.stack(covariances, dim=1) / m
-        return UserState(self.name, {"weights": weights, "covariance": covariance, **more})
+        both = torch.cat([value.transpose(0, 1).flatten(1) for value in (weights, steps)], dim=1) / m
+        return UserState(self.name, {"weights": both, "covariance": covariance.transpose(0, 1) / m, **more})
 
     def _split(self, state: UserState) -> Iterator[tuple[Tensor, Tensor]]:
         """Each learner's weights (B, q + p) and covariance (B, q, q) of its w."""
@@ -306,23 +240,69 @@ class Ours(LinearUserModel):
             coin = torch.rand(mask.shape, device=mask.device) < 0.5
             coin &= (torch.rand(len(mask), device=mask.device) < self.config.noise_share)[:, None]
             sign = 1 - 2 * coin.to(self.feature_mean.dtype)
-        problems = [learner.problem(context_features, context_index, context_mask, sign) for learner in self.learners]
-        # All learners at once: for one user a call costs more than its arithmetic.
-        *problem, fast, share, rates = (torch.cat(parts) for parts in zip(*problems))
+        # All learners at once, learners outside, users within: for one user a call costs more than its arithmetic.
+        flat, (n_users, _) = context_features.flatten(0, 1), context_mask.shape
+        q, p, n_types = self.config.dim, self.config.fast_dim, self.config.types
+        values = [(learner.map(flat), learner.base_reward(flat)[:, None]) for learner in self.learners]
+        values = torch.cat([part for parts in values for part in parts], dim=1).unflatten(0, (-1, 2))
+        rows = gather_pairs(values[:, 0] - values[:, 1], context_index, context_mask)
+        rows = rows if sign is None else rows * sign[..., None]
+        rows = rows.unflatten(-1, (len(self.learners), -1)).permute(2, 0, 1, 3).flatten(0, 1)
+        design, fast, offset = rows.split([q, p, 1], dim=-1)
+        mask = context_mask.to(rows.dtype).repeat(len(self.learners), 1)
+        n_pairs = mask.sum(1)
+
+        # Every user under every type.
+        mean, log_precision = (
+            self._stacked(name)[:, None].expand(-1, n_users, -1, -1).flatten(0, 2)
+            for name in ("prior_mean", "prior_log_precision")
+        )
+        problem = [value.repeat_interleave(n_types, 0) for value in (design, offset.squeeze(-1), mask)]
+        problem += [mean, log_precision.exp()]
         mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
-        evidence = log_posterior(mode, *problem) + 0.5 * problem[-1].log().sum(-1)
-        evidence = evidence - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-        found = (mode, torch.cholesky_inverse(factor), evidence)
-        found = [value.unflatten(0, (len(self.learners), -1, self.config.types)) for value in found]
-        n_pairs = context_mask.to(evidence.dtype).sum(1)
-        strength = self.strength if self.config.doubt else None
-        read = [learner.explained(*values, n_pairs, strength) for learner, *values in zip(self.learners, *found)]
-        weights, covariances, explanations = zip(*read)
-        steps = gradient_steps(fast, share, torch.zeros_like(rates), rates, self.config.fast_steps)
-        steps = steps.chunk(len(self.learners))
+        covariance = torch.cholesky_inverse(factor).unflatten(0, (-1, n_types))
+        log_weights = self._prior_weights().repeat_interleave(n_users, 0)
+        if n_types > 1 or self.config.doubt:
+            temper = self._stacked("log_temper").exp().repeat_interleave(n_users)
+            evidence = log_posterior(mode, *problem) + 0.5 * log_precision.sum(-1)
+            evidence = evidence - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+            log_weights = log_weights + temper[:, None] * evidence.unflatten(0, (-1, n_types))
+        mode = mode.unflatten(0, (-1, n_types))
         if self.config.doubt:
-            steps = [(1 - believed[:, -1:]) * moved for believed, moved in zip(explanations, steps)]
-        return self._state(weights, covariances, steps, explanations=sum(explanations) / len(explanations))
+            log_nothing = self._stacked("doubt_logit").repeat_interleave(n_users) - temper * math.log(2) * n_pairs
+            log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
+            everybody = [value.repeat_interleave(n_users, 0)[:, None] for value in self._prior()]
+            mode, covariance = torch.cat([mode, everybody[0]], 1), torch.cat([covariance, everybody[1]], 1)
+        explanations = log_weights.softmax(-1)
+        if self.config.doubt:
+            kept, lost = self.strength * explanations[:, :-1], (1 - self.strength) * explanations[:, :-1]
+            explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
+        weights, covariance = mixture(mode, covariance, explanations)
+        steps = fast.new_zeros(len(mask), p)
+        if p:
+            share = mask / (n_pairs + self._stacked("log_kappa").exp().repeat_interleave(n_users))[:, None]
+            rates = self._stacked("fast_log_lr").exp().repeat_interleave(n_users, 0)
+            steps = gradient_steps(fast, share, steps, rates, self.config.fast_steps)
+            steps = steps if not self.config.doubt else (1 - explanations[:, -1:]) * steps
+        believed = explanations.unflatten(0, (-1, n_users)).mean(0)
+        return self._state(
+            *(v.unflatten(0, (-1, n_users)) for v in (weights, covariance, steps)), explanations=believed
+        )
+
+    def _stacked(self, name: str) -> Tensor:
+        """(M, ...) one parameter of all learners."""
+        return torch.stack([getattr(learner, name) for learner in self.learners])
+
+    def _prior_weights(self) -> Tensor:
+        """(M, T) log-probabilities of the types."""
+        if self.config.types > 1:
+            return self._stacked("type_logit").log_softmax(-1)
+        return self.learners[0].prior_mean.new_zeros(len(self.learners), 1)
+
+    def _prior(self) -> tuple[Tensor, Tensor]:
+        """Mean (M, q) and covariance (M, q, q) of w before any pair."""
+        covariance = torch.diag_embed((-self._stacked("prior_log_precision")).exp())
+        return mixture(self._stacked("prior_mean"), covariance, self._prior_weights().exp())
 
     def forward(
         self,
@@ -345,10 +325,9 @@ class Ours(LinearUserModel):
         return PairOutput(*(sum(rewards) / n).chunk(2), sum(losses) / n, {})
 
     def random_state(self, n_users: int, generator: torch.Generator | None = None) -> UserState:
-        means, covariances = zip(*(learner.prior(n_users) for learner in self.learners))
+        mean, covariance = (value[:, None].expand(-1, n_users, *value.shape[1:]) for value in self._prior())
         # Gradient steps are made on pairs that exist: a made-up user has none.
-        steps = [means[0].new_zeros(n_users, self.config.fast_dim)] * len(self.learners)
-        state = self._state(means, covariances, steps)
+        state = self._state(mean, covariance, mean.new_zeros(*mean.shape[:2], self.config.fast_dim))
         drawn = self.sample(state, generator)
         return UserState(self.name, {**drawn.tensors, "covariance": state["covariance"]})
 
