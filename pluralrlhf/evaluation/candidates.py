@@ -25,7 +25,7 @@ from ..errors import ConfigError, DataError
 from ..modeling.packing import check_packing
 from .controls import Context
 from .scorers import load_model, load_scorers
-from .storage import release_memory
+from .storage import release_memory, write_json
 
 if TYPE_CHECKING:
     from ..user_models import UserState
@@ -167,7 +167,7 @@ def score_candidates(
             n_files, n_scores = number + 1, n_scores + len(block) * len(users)
             bar.step(len(block))
     record = {**call, "users": len(users), "files": n_files, "scores": n_scores}
-    _write_json(out / MANIFEST, record)
+    write_json(out / MANIFEST, record)
     return record
 
 
@@ -188,7 +188,7 @@ def _earlier(out: Path, call: dict[str, Any]) -> dict[str, Any] | None:
                 f"`out` {out} holds scores of another call ({', '.join(other)} differ). Name another folder."
             )
         return found if "scores" in found else None
-    _write_json(out / MANIFEST, call)
+    write_json(out / MANIFEST, call)
     return None
 
 
@@ -265,9 +265,3 @@ def _hash_of(files: Sequence[Path]) -> str:
             while chunk := content.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .runner import context_means
-from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, RUN, STATES, STATES_SCHEMA, RowWriter
+from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, RUN, STATES, STATES_SCHEMA, RowWriter, write_json
 
 
 def process_group() -> tuple[int, int]:
@@ -80,9 +80,7 @@ def merge_runs(folder: Path, shards: Sequence[Path], users: Sequence[str]) -> di
     merged["context"] = context_means(total)
     merged["timing"]["evaluate_seconds"] = max(run["timing"]["evaluate_seconds"] for run in runs)
     merged["timing"]["scored_pairs_per_second"] = sum(run["timing"]["scored_pairs_per_second"] for run in runs)
-    part = folder / f"{RUN}.part"
-    part.write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
-    part.replace(folder / RUN)
+    write_json(folder / RUN, merged)
     for shard in shards:
         shutil.rmtree(shard)
     return merged

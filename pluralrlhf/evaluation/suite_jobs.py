@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..user_models import DEFAULT_USER_MODEL, USER_MODELS, user_model_class
 from .evaluate import check_splits
 from .runner import EvaluationData, run_scorers
 from .scorers import Scorer
-from .storage import RUN, SCHEMA_VERSION, Source
+from .storage import RUN, SCHEMA_VERSION, Source, write_json
 from .suite_spec import DatasetSpec, SuiteSpec
 from .training import quiet, train_reward_model
 
@@ -352,10 +352,3 @@ def _code_hash(patterns: tuple[str, ...]) -> str:
         for file in files:
             digest.update(f"{file.relative_to(_PACKAGE)}\n".encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes the whole file or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -18,7 +18,7 @@ from ..errors import DataError
 from .bootstrap import CrossedBootstrap
 from .results import DEFINITIONS, bootstrap_of, method_results
 from .split_scores import ScoreReader
-from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory
+from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory, write_json
 from .verdicts import knows, reference_title, verdict
 
 RESULTS = "results.json"
@@ -233,9 +233,7 @@ def write_results(folder: Path, results: Sequence[dict[str, Any]], **suite: Any)
     content = {**(suite or (results[0] if results else {})), "schema": SCHEMA_VERSION, "definitions": DEFINITIONS}
     if suite or len(results) > 1:
         content["results"] = list(results)
-    part = folder / f"{RESULTS}.part"
-    part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(folder / RESULTS)
+    write_json(folder / RESULTS, content, allow_nan=False)
     return content
 
 

@@ -165,13 +165,34 @@ def moderate(margin: Tensor, variance: Tensor) -> Tensor:
     return margin / torch.sqrt(1 + math.pi / 8 * variance)
 
 
+def judged(
+    base: Tensor, basis: Tensor, weights: Tensor, covariance: Tensor | None, margin: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """What B users make of B pairs, chosen responses first, then rejected ones.
+
+    Args:
+        base, basis: (2B,) r0 and (2B, p) phi.
+        weights, covariance: (B, p) w, and what of it is not known, if anything: see `blocks_of`.
+        margin: (B,) taken from the log-odds.
+
+    Returns:
+        (2B,) rewards, and (B,) log-odds of the choices.
+    """
+    rewards = base + (basis * weights.repeat(2, 1)).sum(-1)
+    logit = torch.sub(*rewards.chunk(2))
+    logit = logit if margin is None else logit - margin
+    if covariance is not None:
+        logit = moderate(logit, margin_variance(torch.sub(*basis.chunk(2)), covariance))
+    return rewards, logit
+
+
 class LinearUserModel(UserModel):
     """Base of the methods with r(e | u) = r0(e) + w_u . phi(e).
 
     A subclass makes the modules `base` (r0, or `None` for 0) and `map` (phi) and implements `encode`, whose state has
     `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them, or (B, M, q, q) of M
-    independent groups of them. With a posterior the
-    loss is that of the predictive probability, so that the spread is trained too.
+    independent groups of them. With a posterior the loss is that of the predictive probability, so that the spread is
+    trained too.
     """
 
     base: nn.Module | None
@@ -223,14 +244,9 @@ class LinearUserModel(UserModel):
         n_user_pairs: Tensor | None = None,
     ) -> PairOutput:
         term, metrics = self.regularizer(state, n_user_pairs)
-        base, basis = self.base_reward(torch.cat([chosen, rejected])), self.basis(torch.cat([chosen, rejected]))
-        rewards = base + (basis * state["weights"].repeat(2, 1)).sum(-1)
-        chosen_rewards, rejected_rewards = rewards.chunk(2)
-        logit = chosen_rewards - rejected_rewards
-        logit = logit if margin is None else logit - margin
-        if "covariance" in state.tensors:
-            logit = moderate(logit, margin_variance(torch.sub(*basis.chunk(2)), state["covariance"]))
-        return PairOutput(chosen_rewards, rejected_rewards, -F.logsigmoid(logit).mean() + term, metrics)
+        features, covariance = torch.cat([chosen, rejected]), state.tensors.get("covariance")
+        rewards, logit = judged(self.base_reward(features), self.basis(features), state["weights"], covariance, margin)
+        return PairOutput(*rewards.chunk(2), -F.logsigmoid(logit).mean() + term, metrics)
 
     def entropy(self, state: UserState) -> Tensor:
         """(U,) differential entropy of the Gaussian posterior over w, in nats."""

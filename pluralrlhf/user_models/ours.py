@@ -18,9 +18,8 @@ from .linear import (
     feature_map,
     gather_pairs,
     gradient_steps,
+    judged,
     log_posterior,
-    margin_variance,
-    moderate,
     newton_posterior,
 )
 from .population import fit_population, principal_directions
@@ -164,9 +163,9 @@ class Ours(LinearUserModel):
     eigenvalue, and mu, and for psi a part of the first p of them; its prior starts near N(0, I), and 1 for mu. With a
     backbone, whose features move, its map is linear and trained like the others.
 
-    What is learned from the training users may hold of them alone. With `doubt`, `strength` is the share of a context's evidence that
-    holds of others, fitted on validation users when training is over; the rest of the weight goes to explanation 0, so
-    that 0 is the reward of everybody, and 1, without validation users, believes all.
+    What is learned from the training users may hold of them alone. With `doubt`, `strength` is the share of a context's
+    evidence that holds of others, fitted on validation users when training is over; the rest of the weight goes to
+    explanation 0, so that 0 is the reward of everybody, and 1, without validation users, believes all.
 
     Args:
         feature_dim: d.
@@ -235,10 +234,10 @@ class Ours(LinearUserModel):
             yield n * torch.cat([mine, moved], dim=1), n * covariance
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:
-        sign, mask = None, context_mask
+        sign, device = None, context_mask.device
         if self.training and self.config.noise_share:
-            coin = torch.rand(mask.shape, device=mask.device) < 0.5
-            coin &= (torch.rand(len(mask), device=mask.device) < self.config.noise_share)[:, None]
+            coin = torch.rand(context_mask.shape, device=device) < 0.5
+            coin &= (torch.rand(len(context_mask), device=device) < self.config.noise_share)[:, None]
             sign = 1 - 2 * coin.to(self.feature_mean.dtype)
         # All learners at once, learners outside, users within: for one user a call costs more than its arithmetic.
         flat, (n_users, _) = context_features.flatten(0, 1), context_mask.shape
@@ -315,11 +314,9 @@ class Ours(LinearUserModel):
         # Each learner is trained on its own error: trained on that of their mean, they would be one.
         features, rewards, losses = torch.cat([chosen, rejected]), [], []
         for learner, (weights, covariance) in zip(self.learners, self._split(state)):
-            basis = learner.map(features)
-            rewards.append(learner.base_reward(features) + (basis * weights.repeat(2, 1)).sum(-1))
-            logit = torch.sub(*rewards[-1].chunk(2))
-            logit = logit if margin is None else logit - margin
-            logit = moderate(logit, margin_variance(torch.sub(*basis.chunk(2)), covariance))
+            base, basis = learner.base_reward(features), learner.map(features)
+            reward, logit = judged(base, basis, weights, covariance, margin)
+            rewards.append(reward)
             losses.append(-F.logsigmoid(logit).mean())
         n = len(self.learners)
         return PairOutput(*(sum(rewards) / n).chunk(2), sum(losses) / n, {})
