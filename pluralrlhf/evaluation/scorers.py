@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
+from ..data.contexts import distinct_contexts, distinct_pairs
 from ..errors import ConfigError
 from .controls import Context
 
@@ -111,16 +112,17 @@ class RewardModelScorer:
     @torch.inference_mode()
     def encode(self, context: Context):
         """State of one user a row."""
-        shown = context.index >= 0
-        code = context.index * 2 + context.flipped
-        distinct, index = np.unique(code[shown], return_inverse=True)
-        full = np.zeros(code.shape, np.int64)
-        full[shown] = index
-        features = self._lookup(distinct // 2)
-        turned = torch.from_numpy(distinct % 2 == 1).to(self.device)
+        context_rows, flipped, of_target = distinct_contexts(context.index, context.flipped)
+        index, mask, rows, turned = distinct_pairs(context_rows, flipped)
+        features = self._lookup(rows)
+        turned = torch.from_numpy(turned).to(self.device)
         features[turned] = features[turned].flip(1)
-        index, mask = torch.from_numpy(full).to(self.device), torch.from_numpy(shown).to(self.device)
-        return self.model.user_model.encode(features, index, mask)
+        state = self.model.user_model.encode(
+            features, torch.from_numpy(index).to(self.device), torch.from_numpy(mask).to(self.device)
+        )
+        return (
+            state if len(state) == len(context.index) == 1 else state.rows(torch.from_numpy(of_target).to(self.device))
+        )
 
     def score(self, rows: np.ndarray, context: Context, predictive: bool = True) -> Scores:
         return self._score(rows, self.encode(context), predictive)

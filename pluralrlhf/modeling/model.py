@@ -296,6 +296,7 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
         context_attention_mask: Tensor | None = None,
         context_index: Tensor | None = None,
         context_mask: Tensor | None = None,
+        target_context: Tensor | None = None,
         packed_input_ids: Tensor | None = None,
         packed_position_ids: Tensor | None = None,
         packed_visible_until: Tensor | None = None,
@@ -315,6 +316,7 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
             context_features: (N, 2, d) features of the distinct pairs in any context; or `context_input_ids` and
                 `context_attention_mask` (2N, L), chosen rows before rejected rows.
             context_index, context_mask: (B, K) rows of the context; absent means k = 0.
+            target_context: (B,) where several targets read the same context: which of the C given, (C, K), each reads.
             packed_input_ids, packed_position_ids, packed_visible_until, packed_row, packed_token: All token sequences
                 of the batch as prefix trees instead (see `PackedTrees`), in this order: chosen, rejected, the chosen
                 side of the context's pairs, their rejected side.
@@ -330,7 +332,8 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
         if packed_input_ids is not None:
             trees = PackedTrees(packed_input_ids, packed_position_ids, packed_visible_until, packed_row, packed_token)
             hidden = self.packed_states(trees)
-            n_targets = 2 * len(context_index) if context_index is not None else len(hidden)
+            of_targets = context_index if target_context is None else target_context
+            n_targets = 2 * len(of_targets) if of_targets is not None else len(hidden)
             if output_features:
                 features = hidden
             elif self._token_head is None:
@@ -377,6 +380,7 @@ class PersonalizedRewardModel(UserInference, PreTrainedModel):
             context_input_ids,
             context_attention_mask,
         )
+        state = state if target_context is None else state.rows(target_context)
         features = self.user_model.standardize(features)
         if not pairs:
             return RewardOutput(logits=self.user_model.score(features, state)[:, None])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.contexts import distinct_contexts, distinct_pairs
 from ..data.history import UserHistory
 from ..errors import DataError
 from ..features.cache import FeatureCache
@@ -268,7 +269,8 @@ class PairData:
         Returns:
             `context_index` and `context_mask` (B, K), with `context_features` (N, 2, d) or `context_input_ids` and
             `context_attention_mask` (2N, L). There is at least one column and one pair, masked where not wanted, so
-            that every parameter is part of every step.
+            that every parameter is part of every step. Where a state is made of a context alone (the head route), each
+            distinct context is there once, (C, K), and `target_context` (B,) says which is whose.
         """
         out, rows, flipped = self._distinct(context_rows, flip)
         if self.frozen:
@@ -280,24 +282,19 @@ class PairData:
             out["context_input_ids"], out["context_attention_mask"] = self._pad(both, max(map(len, both)))
         return out
 
-    @staticmethod
     def _distinct(
-        context_rows: np.ndarray, flip: np.ndarray | None
+        self, context_rows: np.ndarray, flip: np.ndarray | None
     ) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray]:
-        """`context_index` and `context_mask`, and the distinct pairs: their rows, and whether their sides change
-        places."""
-        if not context_rows.shape[1]:
-            context_rows = np.full((len(context_rows), 1), -1)
-            flip = None
-        mask = context_rows >= 0
-        code = context_rows * 2 + (0 if flip is None else flip.astype(np.int64))
-        distinct, index = np.unique(code[mask], return_inverse=True)
-        if not len(distinct):
-            distinct = np.zeros(1, np.int64)
-        full = np.zeros(code.shape, np.int64)
-        full[mask] = index
-        index = {"context_index": torch.from_numpy(full), "context_mask": torch.from_numpy(mask)}
-        return index, distinct // 2, distinct % 2 == 1
+        """What `context` returns without the pairs themselves, then the rows of the distinct pairs, and whether their
+        sides change places."""
+        out = {}
+        if self.model.user_model.route == "head":
+            context_rows, flip, of_target = distinct_contexts(context_rows, flip)
+            out["target_context"] = torch.from_numpy(of_target)
+        index, mask, rows, flipped = distinct_pairs(context_rows, flip)
+        if not len(rows):
+            rows, flipped = np.zeros(1, np.int64), np.zeros(1, bool)
+        return out | {"context_index": torch.from_numpy(index), "context_mask": torch.from_numpy(mask)}, rows, flipped
 
     def _context_sequences(self, rows: np.ndarray, flipped: np.ndarray) -> list[np.ndarray]:
         """Token ids of the first side of these pairs, then of their second side."""

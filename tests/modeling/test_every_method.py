@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tiny import pet_rows, tiny_backbone, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
+from pluralrlhf.data.contexts import distinct_contexts, distinct_pairs
 from pluralrlhf.modeling import PersonalizedRewardModel
 from pluralrlhf.trainers.peft import peft_config_for
 from pluralrlhf.user_models import USER_MODELS, user_model_class
@@ -64,6 +66,38 @@ def test_saving_and_loading_is_exact(model, tmp_path):
         assert torch.equal(loaded.state_dict()[name], tensor), name
     # Factorisations round by where in memory their matrices lie.
     torch.testing.assert_close(scores(loaded), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_targets_that_read_the_same_context_share_its_encoding(model):
+    generator = torch.Generator().manual_seed(0)
+    d = model.config.feature_dim
+    chosen, rejected = torch.randn(2, 6, d, generator=generator).unbind()
+    pairs = torch.randn(4, 2, d, generator=generator)
+    rows = np.array([[0, 1, -1], [2, -1, -1], [0, 1, -1], [-1, -1, -1], [2, -1, -1], [0, 1, 3]])
+    flip = np.zeros(rows.shape, bool)
+    flip[4] = True
+    contexts, turned, of_target = distinct_contexts(rows, flip)
+    assert len(contexts) == 5 and of_target[0] == of_target[2]
+    np.testing.assert_array_equal(contexts[of_target], rows)
+    np.testing.assert_array_equal(turned[of_target], flip)
+
+    def run(rows, flip, **more):
+        index, mask, distinct, sides = distinct_pairs(rows, flip)
+        features = pairs[distinct]
+        features[sides] = features[sides].flip(1)
+        model.zero_grad()
+        out = model(
+            chosen_features=chosen, rejected_features=rejected, context_features=features,
+            context_index=torch.from_numpy(index), context_mask=torch.from_numpy(mask),
+            n_user_pairs=torch.tensor([3, 2, 3, 1, 2, 3]), **more,
+        )  # fmt: skip
+        out.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return out.logits.detach(), out.loss.detach(), gradients
+
+    shared, each = run(contexts, turned, target_context=torch.from_numpy(of_target)), run(rows, flip)
+    assert shared[2]
+    torch.testing.assert_close(shared, each, atol=1e-5, rtol=1e-4)
 
 
 def test_an_adapter_trains_with_the_user_model_and_loads_exactly(model, tmp_path):
