@@ -27,6 +27,7 @@ BENCHMARKS = {
     "head_route": ("head_route", [], True),
     "score_matrix": ("score_matrix", [], False),
     "evaluation_memory": ("evaluation_memory", [], False),
+    "shared_contexts": ("shared_contexts", [], False),
 }  # fmt: skip
 
 
@@ -89,6 +90,11 @@ def headline(figures: dict) -> list[tuple[str, str, str]]:
             for method, found in figures["loops"].items()
         ]  # fmt: skip
         return [*rows, ("peak memory of all of `score_matrix`", f"{figures['peak_memory_mib']:,.0f} MiB", "2,048 MiB")]
+    if name == "shared_contexts":
+        what = f"training step of `{{}}`, {figures['contexts']} contexts for {figures['targets']:,} targets, against one each"
+        return [
+            (what.format(method), f"{found['ratio']:.2f}x faster", "") for method, found in figures["methods"].items()
+        ]
     return [
         ("peak memory of `eval reward`, 100,000 pairs against 10,000",
          f"{figures['ratio']:.2f}x ({figures['anonymous_mib_10k']:.0f} and {figures['anonymous_mib_100k']:.0f} MiB)",
