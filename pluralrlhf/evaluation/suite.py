@@ -89,7 +89,7 @@ def run_suite(
 def _plan(spec: SuiteSpec) -> Iterator[tuple[DatasetSpec, bool, int]]:
     for dataset in spec.datasets:
         for placebo in (False, True) if dataset.placebo else (False,):
-            for fold in range(dataset.n_folds):
+            for fold in dataset.folds:
                 yield dataset, placebo, fold
 
 

@@ -37,6 +37,7 @@ class DatasetSpec:
         parameters: Fields of the source.
         build: Settings of `build_dataset`.
         item_folds, user_folds: Number of disjoint folds of items or of users, each of them the test side once.
+        only_folds: Those of them to run; `None` is all.
         n_context, splits, placebo, ceiling: As in [`SuiteSpec`], where this dataset differs.
         train: Training settings on this dataset, over the suite's.
     """
@@ -48,6 +49,7 @@ class DatasetSpec:
     build: dict[str, Any] = field(default_factory=dict)
     item_folds: int | None = None
     user_folds: int | None = None
+    only_folds: tuple[int, ...] | None = None
     n_context: tuple[int, ...] = ()
     splits: tuple[str, ...] | None = None
     placebo: bool = False
@@ -57,6 +59,10 @@ class DatasetSpec:
     @property
     def n_folds(self) -> int:
         return self.item_folds or self.user_folds or 1
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        return tuple(range(self.n_folds)) if self.only_folds is None else self.only_folds
 
     def fold_build(self, fold: int) -> dict[str, Any]:
         """Settings of `build_dataset` for one fold."""
@@ -161,6 +167,33 @@ def with_paths(spec: SuiteSpec, paths: Iterable[str]) -> SuiteSpec:
         if dataset.source in local:
             dataset.make_source()
     return dataclasses.replace(spec, datasets=tuple(datasets))
+
+
+def narrowed(spec: SuiteSpec, methods: Iterable[str] | None = None, folds: Iterable[int] | None = None) -> SuiteSpec:
+    """Some of a suite's methods, and some folds of those datasets that have folds.
+
+    Raises:
+        ConfigError: There is no such method or fold.
+    """
+    if methods is not None:
+        unknown = [name for name in methods if name not in spec.methods]
+        if unknown:
+            raise ConfigError(f"`--methods` names {', '.join(unknown)}; the suite has {', '.join(spec.methods)}.")
+        spec = dataclasses.replace(
+            spec, methods={name: spec.methods[name] for name in spec.methods if name in methods}
+        )
+    if folds is not None:
+        chosen = tuple(sorted(set(folds)))
+        least = min((dataset.n_folds for dataset in spec.datasets if dataset.n_folds > 1), default=0)
+        if not chosen or chosen[0] < 0 or chosen[-1] >= least:
+            there = f"the suite's have 0 to {least - 1}" if least else "no dataset of the suite has folds"
+            raise ConfigError(f"`--folds` is {' '.join(map(str, chosen)) or 'empty'}; {there}.")
+        datasets = [
+            dataclasses.replace(dataset, only_folds=chosen) if dataset.n_folds > 1 else dataset
+            for dataset in spec.datasets
+        ]
+        spec = dataclasses.replace(spec, datasets=tuple(datasets))
+    return spec
 
 
 def parse_suite(content: Any, where: str, default_name: str = "suite", seeds: int | None = None) -> SuiteSpec:

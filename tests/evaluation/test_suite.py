@@ -174,6 +174,43 @@ def test_a_second_call_computes_nothing_again(suite, monkeypatch):
         assert old["splits"] == new["splits"] and old["controls"] == new["controls"]
 
 
+def test_some_methods_and_folds_are_those_of_the_whole(suite, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(suite / "out", out)
+    command = [
+        "eval",
+        "suite",
+        str(suite / "toy.yaml"),
+        "--output_dir",
+        str(out),
+        "--n_bootstrap",
+        "20",
+        "--no_report",
+    ]
+    assert main([*command, "--methods", "vpl", "--folds", "1"]) == 0
+    found = {r["dataset"]: r for r in json.loads((out / "results.json").read_text(encoding="utf-8"))["results"]}
+    assert set(found) == {"pets", "pets (placebo)", "folds"} and {r["method"] for r in found.values()} == {"vpl"}
+    whole = json.loads((suite / "out" / "results.json").read_text(encoding="utf-8"))["results"]
+    (whole,) = (r for r in whole if (r["dataset"], r["method"]) == ("folds", "vpl"))
+    splits = found["folds"]["splits"], whole["folds"]["1"]
+    mine, same = (s[SUITE["datasets"]["folds"]["splits"][0]]["n_context"]["4"]["accuracy"] for s in splits)
+    assert (mine["value"], mine["n_pairs"]) == (same["value"], same["n_pairs"])
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (["--methods", "vpl", "vlp"], "names vlp; the suite has btl, vpl"),
+        (["--folds", "2"], "`--folds` is 2; the suite's have 0 to 1"),
+        (["--folds", "-1"], "0 to 1"),
+    ],
+)
+def test_methods_and_folds_that_are_not_there_are_named(tmp_path, capsys, options, named):
+    command = ["eval", "suite", str(write(tmp_path / "toy.yaml")), "--output_dir", str(tmp_path / "out")]
+    assert main([*command, *options]) == 2
+    assert named in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_diagnostics_find_a_suites_models(suite, capsys, monkeypatch):
     monkeypatch.chdir(suite.parent)
     command = ["eval", "diagnostics", "--results", str(suite / "out"), "--dataset", "pets", "--n_context", "4"]
