@@ -44,7 +44,7 @@ class OursConfig:
         newton_steps: Steps towards each type's posterior mode, at least 2.
         doubt: Hold it possible that the labels of a context say nothing about its user.
         noise_share: Share of training users whose context's labels are replaced by coin flips, so that doubt is
-            learned; 0 leaves the contexts as they are.
+            learned; 0 leaves the contexts as they are. Default: 0.1 with `doubt`, else 0.
     """
 
     dim: int = 16
@@ -58,9 +58,11 @@ class OursConfig:
     directions: int = 64
     newton_steps: int = 5
     doubt: bool = True
-    noise_share: float = 0.1
+    noise_share: float | None = None
 
     def __post_init__(self):
+        if self.noise_share is None:
+            self.noise_share = 0.1 if self.doubt else 0.0
         check_sizes(
             self, "ours", dim=1, types=1, fast_dim=0, fast_steps=1, hidden=1, layers=0, networks=0, directions=1,
             newton_steps=2, noise_share=0,
@@ -72,7 +74,10 @@ class OursConfig:
         if self.noise_share >= 1:
             raise ConfigError(f"`noise_share` of `ours` is {self.noise_share}; it must be below 1.")
         if self.noise_share and not self.doubt:
-            self.noise_share = 0.0
+            raise ConfigError(
+                f"`noise_share` of `ours` is {self.noise_share} and `doubt` false: coin flips teach only doubt. Leave "
+                "`noise_share` out, or set `doubt: true`."
+            )
 
 
 class Learner(nn.Module):

@@ -191,6 +191,9 @@ def test_settings_are_checked():
         build_user_model("ours", D, {"noise_share": 1})
     with pytest.raises(ConfigError, match="`networks` of `ours` is 0"):
         build_user_model("ours", D, {"networks": 0, "population": False})
+    assert build_user_model("ours", D, {"doubt": False}).config.noise_share == 0
+    with pytest.raises(ConfigError, match="`doubt` false"):
+        build_user_model("ours", D, {"doubt": False, "noise_share": 0.1})
     for settings in ({"noise_share": float("nan")}, {"fast_dim": -1}):
         with pytest.raises(ConfigError, match=next(iter(settings))):
             build_user_model("ours", D, settings)
