@@ -26,7 +26,8 @@ A suite file names datasets, methods and references:
   ceiling: true                                    # what could be reached at best
 
 Per dataset also: item_folds, user_folds (each fold is the test side once), n_context, splits, placebo, ceiling, train.
-`--methods` and `--folds` run a part of it; the whole, run later into the same folder, does what is left.
+`--methods` and `--folds` run it as if the file named only these, and the results are of these; the whole, run later into
+the same folder, does only what is left.
 `like: OTHER.yaml` takes from a suite beside it what this one does not say itself.
 Stop it when you like: the same command goes on, and computes nothing twice. Run it several times at once, as one process
 for each GPU (CUDA_VISIBLE_DEVICES), and the processes share the jobs.
@@ -45,7 +46,9 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
     parser.add_argument("--output_dir", required=True, metavar="OUT", help="folder of the results")
     parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds (default: what the file says, or 1)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these of the suite's methods")
-    parser.add_argument("--folds", nargs="+", type=int, metavar="N", help="only these folds, counted from 0")
+    parser.add_argument(
+        "--folds", nargs="+", type=int, metavar="N", help="only these folds of datasets in folds, from 0"
+    )
     parser.add_argument(
         "--n_bootstrap", type=int, default=1000, metavar="N", help="replicates behind intervals (default: 1000)"
     )

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import torch
 
+from ..data.contexts import distinct_contexts
 from ..modeling import conditioned
 from .controls import Context
 from .scorers import RewardModelScorer, Scores
@@ -21,19 +22,17 @@ class BackboneScorer(RewardModelScorer):
     @torch.inference_mode()
     def encode(self, context: Context):
         """State of one user a row; equal contexts are encoded once."""
-        code = np.where(context.index >= 0, context.index * 2 + context.flipped, -1)
-        distinct, back = np.unique(code, axis=0, return_inverse=True)
-        index, flipped = np.where(distinct >= 0, distinct // 2, -1), (distinct % 2 == 1) & (distinct >= 0)
+        index, flipped, of_target = distinct_contexts(context.index, context.flipped)
         batch = {key: value.to(self.device) for key, value in self.pairs.context(index, flipped).items()}
         state = conditioned.encode(
             self.model,
-            len(distinct),
+            len(index),
             batch["context_input_ids"],
             batch["context_attention_mask"],
             batch["context_index"],
             batch["context_mask"],
         )
-        return state.rows(torch.from_numpy(back.reshape(-1)).to(self.device))
+        return state.rows(torch.from_numpy(of_target).to(self.device))
 
     @torch.inference_mode()
     def _score(self, rows: np.ndarray, state, predictive: bool) -> Scores:

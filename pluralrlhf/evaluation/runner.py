@@ -34,6 +34,7 @@ from .storage import (
     RowWriter,
     release_memory,
     system_memory,
+    write_json,
 )
 
 _MAX_MAPPED_USERS = 2000
@@ -163,9 +164,7 @@ def run_scorers(
             "new_user_ms": _new_user_ms(scorers, data, splits, sizes[-1], seed),
         },
     }
-    path = folder / f"{RUN}.part"
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    path.replace(folder / RUN)
+    write_json(folder / RUN, record)
     return record
 
 

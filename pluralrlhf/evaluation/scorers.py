@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +18,7 @@ from .controls import Context
 if TYPE_CHECKING:
     from ..modeling import PersonalizedRewardModel
     from ..trainers.pair_data import PairData
+    from ..user_models import UserModel, UserState
 
 Scores = tuple[np.ndarray, np.ndarray]
 _RANDOM_USERS = 256
@@ -75,6 +76,9 @@ class RewardModelScorer:
         self.method, self.seed, self.path = method or model.config.user_model, seed, path
         self.uses_context = model.user_model.uses_context
         self._known: tuple[np.ndarray, torch.Tensor] | None = None
+        # A response is scored for every k and every control: what no user changes is computed once.
+        self._on_embedded = model.user_model.on_embedded()
+        self._embedded: torch.Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -83,8 +87,9 @@ class RewardModelScorer:
     def prepare(self, rows: np.ndarray) -> None:
         """Computes the features of these rows once, for all the contexts they will be part of."""
         rows = np.unique(rows[rows >= 0])
-        self._known = None  # the features of the last rows go before these come
+        self._known = self._embedded = None  # those of the last rows go before these come
         self._known = (rows, self._features(rows))
+        self._embedded = self._embed(self._known[1])
 
     @torch.inference_mode()
     def _features(self, rows: np.ndarray) -> torch.Tensor:
@@ -102,27 +107,42 @@ class RewardModelScorer:
             out[at] = torch.stack(states.chunk(2), dim=1)
         return out
 
+    @torch.inference_mode()
+    def _embed(self, features: torch.Tensor) -> torch.Tensor:
+        """(n, 2, e) from (n, 2, d)."""
+        return self.model.user_model.embed(features.flatten(0, 1)).unflatten(0, (-1, 2))
+
     def _lookup(self, rows: np.ndarray) -> torch.Tensor:
+        """(n, 2, d) standardised features."""
+        at = self._position(rows)
+        return self._features(rows) if at is None else self._known[1][at]
+
+    def _lookup_embedded(self, rows: np.ndarray) -> torch.Tensor:
+        """(n, 2, e) what the user model makes of the features."""
+        at = self._position(rows)
+        return self._embed(self._features(rows)) if at is None else self._embedded[at]
+
+    def _position(self, rows: np.ndarray) -> torch.Tensor | None:
+        """(n,) where these rows are among the prepared; `None` if one is not."""
         if self._known is not None and len(self._known[0]):
             position = np.minimum(np.searchsorted(self._known[0], rows), len(self._known[0]) - 1)
             if (self._known[0][position] == rows).all():
-                return self._known[1][torch.from_numpy(position).to(self.device)]
-        return self._features(rows)
+                return torch.from_numpy(position).to(self.device)
+        return None
 
-    @torch.inference_mode()
     def encode(self, context: Context):
         """State of one user a row."""
         context_rows, flipped, of_target = distinct_contexts(context.index, context.flipped)
+        state = self._state(self._on_embedded, self._lookup_embedded, context_rows, flipped)
+        return state.rows(torch.from_numpy(of_target).to(self.device))
+
+    @torch.inference_mode()
+    def _state(self, model: UserModel, lookup: Callable, context_rows: np.ndarray, flipped: np.ndarray) -> UserState:
         index, mask, rows, turned = distinct_pairs(context_rows, flipped)
-        features = self._lookup(rows)
+        features = lookup(rows)
         turned = torch.from_numpy(turned).to(self.device)
         features[turned] = features[turned].flip(1)
-        state = self.model.user_model.encode(
-            features, torch.from_numpy(index).to(self.device), torch.from_numpy(mask).to(self.device)
-        )
-        return (
-            state if len(state) == len(context.index) == 1 else state.rows(torch.from_numpy(of_target).to(self.device))
-        )
+        return model.encode(features, torch.from_numpy(index).to(self.device), torch.from_numpy(mask).to(self.device))
 
     def score(self, rows: np.ndarray, context: Context, predictive: bool = True) -> Scores:
         return self._score(rows, self.encode(context), predictive)
@@ -139,8 +159,8 @@ class RewardModelScorer:
 
     @torch.inference_mode()
     def _score(self, rows: np.ndarray, state, predictive: bool) -> Scores:
-        head = self.model.user_model
-        chosen, rejected = self._lookup(rows).unbind(1)
+        head = self._on_embedded
+        chosen, rejected = self._lookup_embedded(rows).unbind(1)
         margin = head.score(chosen, state).double() - head.score(rejected, state).double()
         probability = head.probability(chosen, rejected, state).double() if predictive else margin.sigmoid()
         return margin.cpu().numpy(), probability.cpu().numpy()
@@ -157,7 +177,7 @@ class RewardModelScorer:
         times = []
         for _ in range(repeats):
             start = time.perf_counter()
-            self.encode(one)
+            self._state(self.model.user_model, self._lookup, one.index, one.flipped)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             times.append(time.perf_counter() - start)

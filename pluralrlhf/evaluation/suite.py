@@ -20,7 +20,7 @@ from ..data import read_build
 from ..errors import ConfigError, PluralRLHFError
 from ..locks import FileLocks, lock_number
 from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter, write_json
-from .suite_jobs import Job, Part, first_personalised, results_key
+from .suite_jobs import Job, Part, results_key
 from .suite_spec import DatasetSpec, SuiteSpec
 from .summary import Dataset, collect, command_line, fold_hash, versions, write_results
 
@@ -206,7 +206,7 @@ def _datasets(spec: SuiteSpec, parts: Sequence[Part]) -> list[Dataset]:
             if not these:
                 continue
             runs = [run for part in these for run in part.runs()]
-            without = [name for name in spec.methods if not placebo and name not in first_personalised(spec, dataset)]
+            without = [name for name in spec.methods if not placebo and name not in spec.personalised(dataset)]
             builds = [read_build(part.data) for part in these]
             folders = [str(part.data) for part in these]
             hashes = [part.sha256 for part in these]

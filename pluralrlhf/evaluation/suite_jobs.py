@@ -20,7 +20,7 @@ from typing import Any
 
 from ..data import build_dataset, data_sha256, load_pairs, load_users
 from ..data.history import UserHistory
-from ..user_models import DEFAULT_USER_MODEL, USER_MODELS, user_model_class
+from ..user_models import DEFAULT_USER_MODEL, USER_MODELS
 from .evaluate import check_splits
 from .runner import EvaluationData, run_scorers
 from .scorers import Scorer
@@ -30,6 +30,7 @@ from .training import quiet, train_reward_model
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _TRAINING_CODE = (
+    "data/contexts.py",
     "data/history.py",
     "features",
     "modeling",
@@ -95,7 +96,7 @@ class Part:
         """Methods trained on it: all, or for a placebo the first that is personalised."""
         if not self.placebo:
             return list(self.spec.methods)
-        return first_personalised(self.spec, self.dataset)[:1]
+        return self.spec.personalised(self.dataset)[:1]
 
     def jobs(self) -> list[Job]:
         jobs = []
@@ -316,15 +317,6 @@ def reference_scorer(folder: Path, evaluation: EvaluationData) -> Scorer:
     from .item_factors import ItemFactorsScorer
 
     return ItemFactorsScorer(evaluation.history, evaluation.opinions)
-
-
-def first_personalised(spec: SuiteSpec, dataset: DatasetSpec) -> list[str]:
-    """The methods that use a context, in the file's order."""
-    return [
-        name
-        for name in spec.methods
-        if user_model_class(spec.settings(name, dataset).get("user_model", DEFAULT_USER_MODEL)).uses_context
-    ]
 
 
 def results_key(parts: Sequence[Part], n_replicates: int) -> str:

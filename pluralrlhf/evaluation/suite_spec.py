@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,14 @@ class SuiteSpec:
         """Training settings of a method on a dataset."""
         return {**self.methods[method], **dataset.train}
 
+    def personalised(self, dataset: DatasetSpec) -> list[str]:
+        """The methods that use a context, in the file's order."""
+        return [
+            name
+            for name in self.methods
+            if user_model_class(self.settings(name, dataset).get("user_model", DEFAULT_USER_MODEL)).uses_context
+        ]
+
 
 def load_suite(path: str | Path, seeds: int | None = None) -> SuiteSpec:
     """Reads and checks a suite file.
@@ -169,31 +177,43 @@ def with_paths(spec: SuiteSpec, paths: Iterable[str]) -> SuiteSpec:
     return dataclasses.replace(spec, datasets=tuple(datasets))
 
 
-def narrowed(spec: SuiteSpec, methods: Iterable[str] | None = None, folds: Iterable[int] | None = None) -> SuiteSpec:
-    """Some of a suite's methods, and some folds of those datasets that have folds.
+def narrowed(spec: SuiteSpec, methods: Sequence[str] | None = None, folds: Sequence[int] | None = None) -> SuiteSpec:
+    """The suite as if its file named only these methods and had only these folds.
+
+    Datasets without folds stay whole; of those with fewer folds, the folds that they have. A placebo stays where the
+    method that it is trained with does.
 
     Raises:
-        ConfigError: There is no such method or fold.
+        ConfigError: There is no such method or fold, or none is named.
     """
+    datasets = list(spec.datasets)
     if methods is not None:
         unknown = [name for name in methods if name not in spec.methods]
-        if unknown:
-            raise ConfigError(f"`--methods` names {', '.join(unknown)}; the suite has {', '.join(spec.methods)}.")
+        if unknown or not methods:
+            raise ConfigError(
+                f"`--methods` names {', '.join(unknown) or 'none'}; the suite has {', '.join(spec.methods)}."
+            )
+        datasets = [
+            dataclasses.replace(
+                dataset, placebo=dataset.placebo and set(spec.personalised(dataset)[:1]) <= set(methods)
+            )
+            for dataset in datasets
+        ]
         spec = dataclasses.replace(
             spec, methods={name: spec.methods[name] for name in spec.methods if name in methods}
         )
     if folds is not None:
-        chosen = tuple(sorted(set(folds)))
-        least = min((dataset.n_folds for dataset in spec.datasets if dataset.n_folds > 1), default=0)
-        if not chosen or chosen[0] < 0 or chosen[-1] >= least:
-            there = f"the suite's have 0 to {least - 1}" if least else "no dataset of the suite has folds"
-            raise ConfigError(f"`--folds` is {' '.join(map(str, chosen)) or 'empty'}; {there}.")
+        most = max((dataset.n_folds for dataset in datasets if dataset.n_folds > 1), default=0)
+        if not folds or min(folds) < 0 or max(folds) >= most:
+            there = f"the suite's are 0 to {most - 1}" if most else "no dataset of the suite has folds"
+            raise ConfigError(f"`--folds` is {' '.join(map(str, folds)) or 'empty'}; {there}.")
         datasets = [
-            dataclasses.replace(dataset, only_folds=chosen) if dataset.n_folds > 1 else dataset
-            for dataset in spec.datasets
+            dataset
+            if dataset.n_folds == 1
+            else dataclasses.replace(dataset, only_folds=tuple(n for n in range(dataset.n_folds) if n in folds))
+            for dataset in datasets
         ]
-        spec = dataclasses.replace(spec, datasets=tuple(datasets))
-    return spec
+    return dataclasses.replace(spec, datasets=tuple(datasets))
 
 
 def parse_suite(content: Any, where: str, default_name: str = "suite", seeds: int | None = None) -> SuiteSpec:

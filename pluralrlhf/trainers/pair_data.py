@@ -259,20 +259,22 @@ class PairData:
         trees = pack(self.model, [*sides[0], *sides[1], *(context or [])], owner, self.packing_tokens)
         return {f"packed_{name}": getattr(trees, name) for name in PACKED}
 
-    def context(self, context_rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, Tensor]:
+    def context(
+        self, context_rows: np.ndarray, flip: np.ndarray | None = None, shared: bool = False
+    ) -> dict[str, Tensor]:
         """The contexts, each distinct pair once.
 
         Args:
             context_rows: (B, K) rows, -1 where there is none.
             flip: (B, K) boolean: chosen and rejected change places.
+            shared: Each distinct context once: C of them, and `target_context` (B,), which of them each target reads.
 
         Returns:
-            `context_index` and `context_mask` (B, K), with `context_features` (N, 2, d) or `context_input_ids` and
+            `context_index` and `context_mask` (B, K), or (C, K) where shared, with `context_features` (N, 2, d) or `context_input_ids` and
             `context_attention_mask` (2N, L). There is at least one column and one pair, masked where not wanted, so
-            that every parameter is part of every step. Where a state is made of a context alone (the head route), each
-            distinct context is there once, (C, K), and `target_context` (B,) says which is whose.
+            that every parameter is part of every step.
         """
-        out, rows, flipped = self._distinct(context_rows, flip)
+        out, rows, flipped = self._distinct(context_rows, flip, shared)
         if self.frozen:
             values = self.features(rows)
             values[flipped] = values[flipped, ::-1]
@@ -282,13 +284,14 @@ class PairData:
             out["context_input_ids"], out["context_attention_mask"] = self._pad(both, max(map(len, both)))
         return out
 
+    @staticmethod
     def _distinct(
-        self, context_rows: np.ndarray, flip: np.ndarray | None
+        context_rows: np.ndarray, flip: np.ndarray | None, shared: bool
     ) -> tuple[dict[str, Tensor], np.ndarray, np.ndarray]:
         """What `context` returns without the pairs themselves, then the rows of the distinct pairs, and whether their
         sides change places."""
         out = {}
-        if self.model.user_model.route == "head":
+        if shared:
             context_rows, flip, of_target = distinct_contexts(context_rows, flip)
             out["target_context"] = torch.from_numpy(of_target)
         index, mask, rows, flipped = distinct_pairs(context_rows, flip)
@@ -328,13 +331,14 @@ class PairData:
         targets = {"target_row": torch.from_numpy(np.asarray(rows, np.int64) * 2)} if self.by_row else None
         if not self.model.user_model.uses_context:
             return targets or self.targets(rows)
+        shared = self.model.user_model.route == "head"  # elsewhere a target's own text is part of its state
         if context_by_row or self.by_row:
-            out, distinct, flipped = self._distinct(context_rows, flip)
+            out, distinct, flipped = self._distinct(context_rows, flip, shared)
             out["context_row"] = torch.from_numpy(distinct * 2 + flipped)
             return (targets or self.targets(rows)) | out
         if not self.packing:
-            return self.targets(rows) | self.context(context_rows, flip)
-        out, distinct, flipped = self._distinct(context_rows, flip)
+            return self.targets(rows) | self.context(context_rows, flip, shared)
+        out, distinct, flipped = self._distinct(context_rows, flip, shared)
         sides = [[tokens[row] for row in rows] for tokens in self._tokens]
         return out | self._packed(rows, sides, self._context_sequences(distinct, flipped), distinct)
 

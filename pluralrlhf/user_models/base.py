@@ -45,7 +45,9 @@ class UserState:
 
     def rows(self, index: Tensor | slice) -> UserState:
         """The states of some users, repeated as `index` says."""
-        return self.map(lambda value: value[index])
+        if isinstance(index, slice):
+            return self.map(lambda value: value[index])
+        return self.map(lambda value: value.index_select(0, index))
 
     def to(self, device: torch.device | str) -> UserState:
         return self.map(lambda value: value.to(device))
@@ -264,6 +266,14 @@ class UserModel(nn.Module):
             State of B users; it does not depend on the order of the pairs.
         """
         raise NotImplementedError
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(n, e) what standardised features (n, d) say that no user changes, for who scores the same responses often."""
+        return features
+
+    def on_embedded(self) -> UserModel:
+        """The same model, sharing its weights, that reads what `embed` gives wherever features are taken."""
+        return self
 
     def score(self, features: Tensor, state: UserState) -> Tensor:
         """(B,) reward of features (B, d) under the state of the same row."""

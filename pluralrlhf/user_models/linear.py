@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -205,6 +206,15 @@ class LinearUserModel(UserModel):
     def basis(self, features: Tensor) -> Tensor:
         """(n, q) phi of features (n, d)."""
         return self.map(features)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(n, 1 + q) r0 and phi."""
+        return torch.cat([self.base_reward(features)[:, None], self.basis(features)], dim=1)
+
+    def on_embedded(self) -> LinearUserModel:
+        twin = copy.copy(self)
+        twin.base_reward, twin.basis = (lambda embedded: embedded[:, 0]), (lambda embedded: embedded[:, 1:])
+        return twin
 
     def pairs(self, context_features: Tensor) -> tuple[Tensor, Tensor]:
         """Differences delta phi (N, q) and delta r0 (N,) of distinct context pairs (N, 2, d)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -221,8 +222,23 @@ class Ours(LinearUserModel):
 
     def basis(self, features: Tensor) -> Tensor:
         """(n, M (q + p)): phi of every learner, then psi of every learner."""
-        values = torch.stack([learner.map(features) for learner in self.learners], dim=1)
+        return self._of_all(torch.stack([learner.map(features) for learner in self.learners], dim=1))
+
+    def _of_all(self, values: Tensor) -> Tensor:
+        """(n, M (q + p)) from (n, M, q + p)."""
         return torch.cat([values[..., : self.config.dim].flatten(1), values[..., self.config.dim :].flatten(1)], dim=1)
+
+    def embed(self, features: Tensor) -> Tensor:
+        """(n, M (q + p + 1)): phi, psi and r of each learner."""
+        values = [(learner.map(features), learner.base_reward(features)[:, None]) for learner in self.learners]
+        return torch.cat([part for parts in values for part in parts], dim=1)
+
+    def on_embedded(self) -> Ours:
+        twin, m = copy.copy(self), len(self.learners)
+        twin.embed = lambda embedded: embedded
+        twin.base_reward = lambda embedded: embedded.unflatten(1, (m, -1))[..., -1].mean(1)
+        twin.basis = lambda embedded: self._of_all(embedded.unflatten(1, (m, -1))[..., :-1])
+        return twin
 
     def _state(self, weights: Tensor, covariance: Tensor, steps: Tensor, **more: Tensor) -> UserState:
         """A state from w (M, B, q), its covariance (M, B, q, q) and v (M, B, p) of all learners."""
@@ -247,8 +263,7 @@ class Ours(LinearUserModel):
         # All learners at once, learners outside, users within: for one user a call costs more than its arithmetic.
         flat, (n_users, _) = context_features.flatten(0, 1), context_mask.shape
         q, p, n_types = self.config.dim, self.config.fast_dim, self.config.types
-        values = [(learner.map(flat), learner.base_reward(flat)[:, None]) for learner in self.learners]
-        values = torch.cat([part for parts in values for part in parts], dim=1).unflatten(0, (-1, 2))
+        values = self.embed(flat).unflatten(0, (-1, 2))
         rows = gather_pairs(values[:, 0] - values[:, 1], context_index, context_mask)
         rows = rows if sign is None else rows * sign[..., None]
         rows = rows.unflatten(-1, (len(self.learners), -1)).permute(2, 0, 1, 3).flatten(0, 1)

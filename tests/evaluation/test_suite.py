@@ -19,7 +19,7 @@ from pluralrlhf.evaluation import suite_jobs
 from pluralrlhf.evaluation.evaluate import evaluate_reward
 from pluralrlhf.evaluation.report import join
 from pluralrlhf.evaluation.suite import run_suite
-from pluralrlhf.evaluation.suite_spec import load_suite, parse_suite
+from pluralrlhf.evaluation.suite_spec import load_suite, narrowed, parse_suite
 
 SUITE = {
     "description": "Two opposite types.",
@@ -197,11 +197,22 @@ def test_some_methods_and_folds_are_those_of_the_whole(suite, tmp_path):
     assert (mine["value"], mine["n_pairs"]) == (same["value"], same["n_pairs"])
 
 
+def test_a_part_has_no_placebo_that_the_whole_has_not():
+    content = edited(methods={name: {"user_model": name} for name in ("btl", "vpl", "ours")})
+    whole = parse_suite(content, "x", "toy")
+    for methods, kept in ((["ours"], False), (["btl"], False), (["ours", "vpl"], True)):
+        assert narrowed(whole, methods).datasets[0].placebo is kept
+    pets, folds = narrowed(whole, None, [1]).datasets
+    assert pets.folds == (0,) and folds.folds == (1,) and folds.n_folds == 2
+    with pytest.raises(ConfigError, match="names none"):
+        narrowed(whole, [])
+
+
 @pytest.mark.parametrize(
     "options, named",
     [
         (["--methods", "vpl", "vlp"], "names vlp; the suite has btl, vpl"),
-        (["--folds", "2"], "`--folds` is 2; the suite's have 0 to 1"),
+        (["--folds", "2"], "`--folds` is 2; the suite's are 0 to 1"),
         (["--folds", "-1"], "0 to 1"),
     ],
 )

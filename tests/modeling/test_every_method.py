@@ -100,6 +100,24 @@ def test_targets_that_read_the_same_context_share_its_encoding(model):
     torch.testing.assert_close(shared, each, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_what_no_user_changes_may_be_computed_once(model):
+    head, generator = model.user_model, torch.Generator().manual_seed(0)
+    features, pairs = torch.randn(2, 5, head.feature_dim, generator=generator), torch.randn(4, 2, head.feature_dim)
+    index, mask = (
+        torch.tensor([[0, 1, 2]] * 3 + [[3, 0, 0]] * 2),
+        torch.tensor([[True] * 3] * 3 + [[True, False, False]] * 2),
+    )
+    twin = head.on_embedded()
+    embedded = head.embed(pairs.flatten(0, 1)).unflatten(0, (-1, 2))
+    state, other = head.encode(pairs, index, mask), twin.encode(embedded, index, mask)
+    torch.testing.assert_close(other.tensors, state.tensors, atol=1e-6, rtol=1e-5)
+    for ask in ("score_pair", "probability"):
+        expected = getattr(head, ask)(*features, state)
+        found = getattr(twin, ask)(*(head.embed(side) for side in features), state)
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
 def test_an_adapter_trains_with_the_user_model_and_loads_exactly(model, tmp_path):
     adapted = get_peft_model(model, peft_config_for(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"])))
     model.attach_adapter(adapted)
