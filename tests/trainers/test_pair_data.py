@@ -1,0 +1,57 @@
+"""Batches of targets with their contexts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import pet_dataset, tiny_backbone, tiny_tokenizer
+
+from pluralrlhf.data.contexts import distinct_contexts, distinct_pairs
+from pluralrlhf.modeling import PersonalizedRewardModel
+from pluralrlhf.trainers.pair_data import PairData
+
+
+def pair_data(user_model: str) -> PairData:
+    torch.manual_seed(0)
+    model = PersonalizedRewardModel.from_backbone(
+        tiny_backbone(), user_model, {}, tokenizer=tiny_tokenizer(), max_length=32
+    )
+    pairs = PairData(model.eval(), progress=False)
+    pairs.add("train", pet_dataset(4, 12))
+    return pairs
+
+
+@torch.no_grad()
+def test_a_batch_holds_each_distinct_context_once():
+    pairs = pair_data("vpl")
+    rows = np.arange(48)
+    context = pairs.history.context(rows, 3)
+    batch = pairs.batch(rows, context)
+    assert len(batch["context_index"]) == len(np.unique(context, axis=0)) < len(rows) == len(batch["target_context"])
+    alone = pairs.targets(rows) | pairs.context(context)
+    assert "target_context" not in alone and len(alone["context_index"]) == len(rows)
+    torch.testing.assert_close(pairs.model(**batch).logits, pairs.model(**alone).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_where_a_target_is_part_of_its_state_nothing_is_shared():
+    pairs = pair_data("soft_tokens")
+    rows = np.arange(12)
+    batch = pairs.batch(rows, pairs.history.context(rows, 3))
+    assert "target_context" not in batch and len(batch["context_index"]) == len(rows)
+
+
+@pytest.mark.parametrize("n, k", [(0, 3), (1, 0), (3, 0), (1, 2), (4, 3)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_distinct_contexts_and_pairs_are_the_contexts(n, k, turned):
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-1, 2, (n, k))
+    flip = (rng.random((n, k)) < 0.5) if turned else None
+    contexts, sides, of_target = distinct_contexts(rows, flip)
+    index, mask, pairs, turned_pairs = distinct_pairs(contexts, sides)
+    assert index.shape == mask.shape == (len(contexts), max(k, 1)) and of_target.shape == (n,)
+    found = np.where(mask, pairs[index] if len(pairs) else -1, -1)[of_target][:, :k]
+    np.testing.assert_array_equal(found, rows)
+    if turned and len(pairs):
+        shown = rows >= 0
+        np.testing.assert_array_equal(turned_pairs[index][of_target][:, :k][shown], flip[shown])
