@@ -193,7 +193,8 @@ class LinearUserModel(UserModel):
     A subclass makes the modules `base` (r0, or `None` for 0) and `map` (phi) and implements `encode`, whose state has
     `weights` (B, p) and, for a posterior, `covariance` (B, q, q) of the first q <= p of them, or (B, M, q, q) of M
     independent groups of them. With a posterior the loss is that of the predictive probability, so that the spread is
-    trained too.
+    trained too. Features are read through `base_reward` and `basis` alone, in `encode` too, so that evaluation computes
+    those once a response; a subclass that reads them otherwise gives `embed` and `on_embedded` of its own.
     """
 
     base: nn.Module | None
