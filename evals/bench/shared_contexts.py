@@ -55,9 +55,7 @@ def run(repeats: int = 5) -> dict:
         def step(shared: bool, model=model):
             def timed() -> dict[str, torch.Tensor]:
                 model.zero_grad()
-                given, of_target = contexts, None
-                if shared:
-                    given, _, of_target = distinct_contexts(contexts)
+                given, _, of_target = distinct_contexts(contexts) if shared else (contexts, None, None)
                 index, mask, distinct, _ = distinct_pairs(given)
                 state = model.encode(
                     features[torch.from_numpy(distinct)], torch.from_numpy(index), torch.from_numpy(mask)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 
 from ..data.contexts import distinct_contexts
 from ..modeling import conditioned
 from .controls import Context
-from .scorers import RewardModelScorer, Scores
+from .scorers import RewardModelScorer, Scores, median_ms
 
 
 class BackboneScorer(RewardModelScorer):
@@ -52,11 +50,4 @@ class BackboneScorer(RewardModelScorer):
     def new_user_ms(self, context: Context, repeats: int = 3) -> float:
         """Median milliseconds to encode one new user from the texts of its pairs."""
         one = Context(context.index[:1], context.flipped[:1])
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            self.encode(one)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            times.append(time.perf_counter() - start)
-        return float(np.median(times) * 1000)
+        return median_ms(lambda: self.encode(one), repeats, self.device)

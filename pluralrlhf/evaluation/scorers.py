@@ -173,15 +173,20 @@ class RewardModelScorer:
     def new_user_ms(self, context: Context, repeats: int = 20) -> float:
         """Median milliseconds to encode one new user from the features of its pairs."""
         self.prepare(context.index.reshape(-1))
-        one = Context(context.index[:1], context.flipped[:1])
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            self._state(self.model.user_model, self._lookup, one.index, one.flipped)
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            times.append(time.perf_counter() - start)
-        return float(np.median(times) * 1000)
+        one = context.index[:1], context.flipped[:1]
+        return median_ms(lambda: self._state(self.model.user_model, self._lookup, *one), repeats, self.device)
+
+
+def median_ms(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median milliseconds of a call, a GPU's work included."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times) * 1000)
 
 
 def load_scorers(

@@ -270,9 +270,9 @@ class PairData:
             shared: Each distinct context once: C of them, and `target_context` (B,), which of them each target reads.
 
         Returns:
-            `context_index` and `context_mask` (B, K), or (C, K) where shared, with `context_features` (N, 2, d) or `context_input_ids` and
-            `context_attention_mask` (2N, L). There is at least one column and one pair, masked where not wanted, so
-            that every parameter is part of every step.
+            `context_index` and `context_mask` (B, K), or (C, K) where shared, with `context_features` (N, 2, d) or
+            `context_input_ids` and `context_attention_mask` (2N, L). There is at least one column and one pair, masked
+            where not wanted, so that every parameter is part of every step.
         """
         out, rows, flipped = self._distinct(context_rows, flip, shared)
         if self.frozen:

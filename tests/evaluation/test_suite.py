@@ -174,20 +174,15 @@ def test_a_second_call_computes_nothing_again(suite, monkeypatch):
         assert old["splits"] == new["splits"] and old["controls"] == new["controls"]
 
 
+def quick(suite, out):
+    """The command of the whole suite, with few replicates and without a report."""
+    return ["eval", "suite", str(suite / "toy.yaml"), "--output_dir", str(out), "--n_bootstrap", "20", "--no_report"]
+
+
 def test_some_methods_and_folds_are_those_of_the_whole(suite, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(suite / "out", out)
-    command = [
-        "eval",
-        "suite",
-        str(suite / "toy.yaml"),
-        "--output_dir",
-        str(out),
-        "--n_bootstrap",
-        "20",
-        "--no_report",
-    ]
-    assert main([*command, "--methods", "vpl", "--folds", "1"]) == 0
+    assert main([*quick(suite, out), "--methods", "vpl", "--folds", "1"]) == 0
     found = {r["dataset"]: r for r in json.loads((out / "results.json").read_text(encoding="utf-8"))["results"]}
     assert set(found) == {"pets", "pets (placebo)", "folds"} and {r["method"] for r in found.values()} == {"vpl"}
     whole = json.loads((suite / "out" / "results.json").read_text(encoding="utf-8"))["results"]
@@ -328,16 +323,7 @@ sys.exit(main())
 def test_processes_share_the_jobs_and_one_writes_the_results(suite, tmp_path):
     out, script = tmp_path / "out", tmp_path / "shared.py"
     script.write_text(_SHARED, encoding="utf-8")
-    command = [
-        "eval",
-        "suite",
-        str(suite / "toy.yaml"),
-        "--output_dir",
-        str(out),
-        "--n_bootstrap",
-        "20",
-        "--no_report",
-    ]
+    command = quick(suite, out)
     names = [tmp_path / f"{number}.txt" for number in range(2)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     processes = [subprocess.Popen([sys.executable, str(script), str(name), *command], **pipes) for name in names]
