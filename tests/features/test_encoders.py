@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import time
 
 import numpy as np
 import pytest
@@ -98,14 +97,14 @@ def test_offline_brings_its_own_pooling():
         load_encoder("offline", max_length=1000)
 
 
-def test_short_statements_embed_in_seconds(offline, shared_data):
+def test_statements_of_a_conversation_are_embedded_apart(offline, shared_data):
     path = shared_data / "polis" / "american-assembly.bowling-green" / "comments.csv.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         texts = [row["comment-body"] for row in csv.DictReader(file) if row["moderated"] != "-1"]
-    start = time.perf_counter()
     vectors = offline.encode(texts)
     assert len(vectors) == len(texts) > 600
-    assert time.perf_counter() - start < 60
+    assert np.isfinite(vectors).all()
+    assert len(np.unique(vectors.round(4), axis=0)) == len(set(texts))
 
 
 # Any AutoModel
