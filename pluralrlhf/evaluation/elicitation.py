@@ -33,7 +33,7 @@ class ElicitationData:
     """Questions and targets of each participant.
 
     Args:
-        features: Standardised features (n, 2, d) of rows (n,), chosen first.
+        features: (n, 2, e) of rows (n,), chosen first: what the scorer's `head` reads.
         turned: (rows,) whether the responses of a row are shown in the other order: a hash of the pair's id, so that the
             order says nothing about the choice.
         group: (rows,) number of the unordered pair of responses.
@@ -55,7 +55,7 @@ class ElicitationData:
     train_targets: dict[int, np.ndarray] = field(default_factory=dict)
 
     def shown(self, rows: np.ndarray) -> Tensor:
-        """(n, 2, d) features in the order in which the responses are shown."""
+        """(n, 2, e) features in the order in which the responses are shown."""
         turned = torch.from_numpy(self.turned[rows])
         features = self.features(rows)
         return torch.where(turned.to(features.device)[:, None, None], features.flip(1), features)
@@ -124,7 +124,7 @@ def elicitation_data(
     goal = np.concatenate([targets[user] for user in users])
     distinct = goal[np.unique(opinions.group[goal], return_index=True)[1]]
     data = ElicitationData(
-        features=scorer._lookup,
+        features=scorer.embedded,
         turned=(mix(history.pair_key, np.uint64(stable_hash("shown"))) & np.uint64(1)).astype(bool),
         group=opinions.group,
         items=history.items,
@@ -281,7 +281,7 @@ def replay(
     Raises:
         ConfigError: An unknown acquisition, or one that needs a posterior for a model without.
     """
-    model = scorer.model.user_model
+    model = scorer.head
     for name in acquisitions:
         if name not in METHODS:
             raise ConfigError(f"`acquisitions` holds {name!r}; known are {', '.join(METHODS)}.")

@@ -60,6 +60,9 @@ class RewardModelScorer:
         seed: Seed that it was trained with.
         path: Folder that it came from.
         batch_size: Texts in a batch of the backbone.
+
+    Attributes:
+        head: The user model as it reads what `embedded` returns.
     """
 
     def __init__(
@@ -75,21 +78,19 @@ class RewardModelScorer:
         self.model, self.pairs, self.batch_size = model.eval(), pairs, batch_size
         self.method, self.seed, self.path = method or model.config.user_model, seed, path
         self.uses_context = model.user_model.uses_context
-        self._known: tuple[np.ndarray, torch.Tensor] | None = None
         # A response is scored for every k and every control: what no user changes is computed once.
-        self._on_embedded = model.user_model.on_embedded()
-        self._embedded: torch.Tensor | None = None
+        self.head = model.user_model.on_embedded()
+        self._known: tuple[np.ndarray, torch.Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
         return self.model.user_model.feature_mean.device
 
     def prepare(self, rows: np.ndarray) -> None:
-        """Computes the features of these rows once, for all the contexts they will be part of."""
+        """Computes what no user changes of these rows once, for all the contexts they will be part of."""
         rows = np.unique(rows[rows >= 0])
-        self._known = self._embedded = None  # those of the last rows go before these come
-        self._known = (rows, self._features(rows))
-        self._embedded = self._embed(self._known[1])
+        self._known = None  # those of the last rows go before these come
+        self._known = (rows, self._embed(self._features(rows)))
 
     @torch.inference_mode()
     def _features(self, rows: np.ndarray) -> torch.Tensor:
@@ -112,15 +113,10 @@ class RewardModelScorer:
         """(n, 2, e) from (n, 2, d)."""
         return self.model.user_model.embed(features.flatten(0, 1)).unflatten(0, (-1, 2))
 
-    def _lookup(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, 2, d) standardised features."""
+    def embedded(self, rows: np.ndarray) -> torch.Tensor:
+        """(n, 2, e) of rows (n,), chosen first: what `head` reads in place of features."""
         at = self._position(rows)
-        return self._features(rows) if at is None else self._known[1][at]
-
-    def _lookup_embedded(self, rows: np.ndarray) -> torch.Tensor:
-        """(n, 2, e) what the user model makes of the features."""
-        at = self._position(rows)
-        return self._embed(self._features(rows)) if at is None else self._embedded[at]
+        return self._embed(self._features(rows)) if at is None else self._known[1][at]
 
     def _position(self, rows: np.ndarray) -> torch.Tensor | None:
         """(n,) where these rows are among the prepared; `None` if one is not."""
@@ -133,7 +129,7 @@ class RewardModelScorer:
     def encode(self, context: Context):
         """State of one user a row."""
         context_rows, flipped, of_target = distinct_contexts(context.index, context.flipped)
-        state = self._state(self._on_embedded, self._lookup_embedded, context_rows, flipped)
+        state = self._state(self.head, self.embedded, context_rows, flipped)
         return state.rows(torch.from_numpy(of_target).to(self.device))
 
     @torch.inference_mode()
@@ -159,10 +155,9 @@ class RewardModelScorer:
 
     @torch.inference_mode()
     def _score(self, rows: np.ndarray, state, predictive: bool) -> Scores:
-        head = self._on_embedded
-        chosen, rejected = self._lookup_embedded(rows).unbind(1)
-        margin = head.score(chosen, state).double() - head.score(rejected, state).double()
-        probability = head.probability(chosen, rejected, state).double() if predictive else margin.sigmoid()
+        chosen, rejected = self.embedded(rows).unbind(1)
+        margin = self.head.score(chosen, state).double() - self.head.score(rejected, state).double()
+        probability = self.head.probability(chosen, rejected, state).double() if predictive else margin.sigmoid()
         return margin.cpu().numpy(), probability.cpu().numpy()
 
     def states(self, context: Context) -> np.ndarray | None:
@@ -172,9 +167,14 @@ class RewardModelScorer:
 
     def new_user_ms(self, context: Context, repeats: int = 20) -> float:
         """Median milliseconds to encode one new user from the features of its pairs."""
-        self.prepare(context.index.reshape(-1))
         one = context.index[:1], context.flipped[:1]
-        return median_ms(lambda: self._state(self.model.user_model, self._lookup, *one), repeats, self.device)
+        rows = np.unique(one[0][one[0] >= 0])
+        features = self._features(rows)
+
+        def lookup(wanted: np.ndarray) -> torch.Tensor:
+            return features[torch.from_numpy(np.searchsorted(rows, wanted)).to(self.device)]
+
+        return median_ms(lambda: self._state(self.model.user_model, lookup, *one), repeats, self.device)
 
 
 def median_ms(work: Callable[[], object], repeats: int, device: torch.device) -> float:

@@ -57,7 +57,8 @@ def scorer_of(splits, features, model=None):
         model=SimpleNamespace(user_model=model),
         pairs=SimpleNamespace(history=UserHistory(splits)),
         prepare=lambda rows: None,
-        _lookup=lambda rows: features[torch.as_tensor(np.asarray(rows), dtype=torch.long)],
+        head=model,
+        embedded=lambda rows: features[torch.as_tensor(np.asarray(rows), dtype=torch.long)],
     )
 
 
