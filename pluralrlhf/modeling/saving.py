@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft import PeftModel
 from transformers import AutoModel, BitsAndBytesConfig
 
 from ..errors import ConfigError, loading
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+
     from .model import PersonalizedRewardModel
 
 
@@ -46,6 +47,8 @@ def save_with_adapter(model: PersonalizedRewardModel, peft_model: PeftModel, fol
 
 def load_with_adapter(cls, folder: Path, config=None, **kwargs) -> PersonalizedRewardModel:
     """Loads what `save_with_adapter` wrote; the adapter's modules live inside the returned model."""
+    from peft import PeftModel  # brings bitsandbytes: seconds that only a model with an adapter needs
+
     config = config or cls.config_class.from_pretrained(folder)
     base = folder / "base"
     source = base if base.is_dir() else config.backbone_name_or_path
