@@ -208,7 +208,7 @@ class Part:
             shutil.rmtree(old, ignore_errors=True)
         start = time.perf_counter()
         with quiet():
-            train_reward_model(settings, self.pairs, part, seed, show)
+            train_reward_model(settings, self.pairs, part, seed, show, load_users(self.data))
         part.rename(final)
         record = {"key": self.training_key(method, seed), "seconds": time.perf_counter() - start}
         write_json(self.job(method, seed) / "train.json", record)

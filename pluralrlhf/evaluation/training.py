@@ -19,15 +19,18 @@ def train_reward_model(
     output_dir: Path,
     seed: int,
     show: Callable[[str], None] = lambda text: None,
+    users: Any = None,
 ) -> None:
     """Trains one reward model quietly and saves it; `settings` are those of [`PersonalizedRewardConfig`].
 
-    `model_name_or_path` names a backbone to train; without one `encoder` gives frozen features.
+    `model_name_or_path` names a backbone to train; without one `encoder` gives frozen features. `users` are the rows of
+    the `users` config, for the text methods that declare that they read it.
     """
     from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
     from ..trainers.reward_config import PersonalizedRewardConfig
     from ..trainers.reward_trainer import PersonalizedRewardTrainer
+    from ..user_models import user_model_class
 
     settings = dict(settings)
     backbone = settings.pop("model_name_or_path", None)
@@ -52,6 +55,7 @@ def train_reward_model(
         train_dataset=splits["train"],
         eval_dataset={"validation": splits["validation"]} if evaluate and "validation" in splits else None,
         callbacks=[Show()],
+        users=users if user_model_class(args.user_model).route == "text" else None,
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)

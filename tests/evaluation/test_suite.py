@@ -192,6 +192,19 @@ def test_some_methods_and_folds_are_those_of_the_whole(suite, tmp_path):
     assert (mine["value"], mine["n_pairs"]) == (same["value"], same["n_pairs"])
 
 
+def test_text_methods_of_a_suite_read_what_is_known_of_users(tmp_path):
+    kwargs = {"reader": "embedding"}
+    content = edited(
+        methods={"oracle": {"user_model": "oracle", "user_model_kwargs": kwargs}},
+        datasets={"pets": {**SUITE["datasets"]["pets"], "placebo": False}},
+        controls=False,
+    )
+    content["train"] |= {"max_steps": 60, "learning_rate": 0.005}
+    (oracle,) = run_suite(load_suite(write(tmp_path / "text.yaml", content)), tmp_path / "out")["results"]
+    seen = oracle["splits"]["test_unseen_users_seen_items"]["n_context"]
+    assert seen["4"]["accuracy"]["value"] > seen["0"]["accuracy"]["value"] + 0.2
+
+
 def test_a_part_has_no_placebo_that_the_whole_has_not():
     content = edited(methods={name: {"user_model": name} for name in ("btl", "vpl", "ours")})
     whole = parse_suite(content, "x", "toy")
