@@ -54,6 +54,7 @@ _EVALUATION_CODE = (
     "evaluation/controls.py",
     "evaluation/opinions.py",
     "evaluation/runner.py",
+    "evaluation/split_run.py",
     "evaluation/storage.py",
     "evaluation/*scorer*.py",
 )

@@ -13,7 +13,8 @@ from doubles import AnyContext, Baseline, Constant, Global, Oracle, OrderReader,
 from pluralrlhf.errors import DataError
 from pluralrlhf.evaluation import storage
 from pluralrlhf.evaluation.results import atypical_users, method_results
-from pluralrlhf.evaluation.runner import _pair_ids, run_scorers
+from pluralrlhf.evaluation.runner import run_scorers
+from pluralrlhf.evaluation.split_run import _pair_ids
 from pluralrlhf.evaluation.split_scores import ScoreReader, load_scores, read_splits
 from pluralrlhf.evaluation.storage import PER_PAIR_SCHEMA, Source
 from pluralrlhf.evaluation.verdicts import verdict
