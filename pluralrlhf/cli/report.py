@@ -35,8 +35,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf report") -> int:
     html = Path(args.html)
     if html.is_dir():
         raise ConfigError(f"`--html` {html} is a folder: name a file, such as {html / 'report.html'}.")
+    from ..evaluation.printing import print_summary
     from ..evaluation.report import join, write_report
-    from ..evaluation.tables import print_summary
 
     results, sources = join(args.results)
     figures = html.parent / f"{html.stem}_figures"

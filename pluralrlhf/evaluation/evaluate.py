@@ -216,8 +216,8 @@ def write_outputs(content: dict[str, Any], folder: Path, *, title: str | None = 
         title: Heading of the page.
         report: Draw figures and write the page.
     """
+    from .printing import markdown_summary, print_summary
     from .report import join, write_report
-    from .tables import markdown_summary, print_summary
 
     results, sources = join([folder])
     title = title or f"Personalised reward models on {results[0]['dataset']}"

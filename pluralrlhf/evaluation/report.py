@@ -30,6 +30,7 @@ from .verdicts import SPLIT_TITLES
 from .versus import write_versus
 
 _BADGES = {
+    "worse": ("worse than without users", "bad"),
     "uses_user": ("uses the user", "good"),
     "ignores_user": ("does not use the user", "bad"),
     "any_context": ("another user's context does as well", "bad"),

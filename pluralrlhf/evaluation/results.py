@@ -82,7 +82,7 @@ def method_results(
 
     Returns:
         `{"K": {METRIC: {"value", "ci95", "n_users", "n_pairs"}}}` of the metrics, and the same of the controls. A metric
-        that does not exist here (no baseline, fewer than 10 users ...) is left out.
+        that does not exist here (no baseline, fewer than 10 users ...) is left out; `accuracy` also has `n_items`.
     """
     bootstrap = bootstrap or bootstrap_of(scores, n_replicates, seed)
     atypical = atypical_users(scores, baseline)
@@ -97,6 +97,7 @@ def method_results(
     # All numbers of context pairs at once: what takes time are the pairs' weights in the replicates.
     estimate, place = bootstrap.estimate(list(columns.values())), {key: at for at, key in enumerate(columns)}
     metrics, controls = {}, {}
+    n_items = len(np.unique(scores.items[scores.items >= 0]))
     for k, names in of_metrics.items():
         found = {name: _metric(estimate, at, name) for (size, name), at in place.items() if size == k}
         if "ceiling_gain" in found:
@@ -105,6 +106,8 @@ def method_results(
             if share is not None:
                 found["share_of_attainable"] = share
         metrics[str(k)] = {name: found[name] for name in names if name in found and found[name]["n_pairs"]}
+        if "accuracy" in metrics[str(k)]:
+            metrics[str(k)]["accuracy"]["n_items"] = n_items
         if k:
             controls[str(k)] = {name: value for name, value in found.items() if name not in names and value["n_pairs"]}
             permuted = scores.margin.get((method, k, "permuted"))

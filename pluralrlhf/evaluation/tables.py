@@ -26,6 +26,8 @@ _QUALITY_COLUMNS = {
     "agreed_accuracy": "agreed pairs",
     "atypical_accuracy": "atypical users",
 }
+# Below these a headline is shown with its sibling on items that training saw.
+_FEW_PAIRS, _FEW_ITEMS = 200, 10
 
 
 @dataclass
@@ -129,9 +131,13 @@ def headline_table(section: Section, split: str | None = None) -> Table:
         seeds_text = (
             f"{seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         )
+        items = f"{counted(counts['n_items'], 'item')}, " if "n_items" in counts else ""
         notes.append(
-            f"{counts['n_users']:,} users, {counts['n_pairs']:,} pairs, {seeds_text}; % with 95 % intervals; gains at k = {last}."
+            f"{counted(counts['n_users'], 'user')}, {items}{counted(counts['n_pairs'], 'pair')}, {seeds_text}; % with 95 % "
+            f"intervals; gains at k = {last}."
         )
+        if counts.get("n_items", _FEW_ITEMS) < _FEW_ITEMS:
+            notes.append("So few items say little about others: the intervals are of these.")
     held = max(
         (found["value"] for result, _ in shown if (found := metric(result, split, last, "mean_context_pairs"))),
         default=last,
@@ -154,7 +160,10 @@ def detectable(section: Section, split: str | None = None) -> str | None:
         for name, text in (("gain", "over its own k = 0"), ("gain_over_btl", f"over {result.get('baseline')}")):
             found = metric(result, split, sizes[-1], name)
             if found and found.get("smallest_detectable") is not None:
-                said.append(f"{points(found['smallest_detectable'])} points {text}")
+                accuracy = metric(result, split, sizes[-1], "accuracy")
+                possible = 1 - (accuracy["value"] - found["value"])
+                least = found["smallest_detectable"]
+                said.append(f"{points(least)} points {text}" if least < possible else f"none that is possible {text}")
         if said:
             parts.append(f"{result['method']} {' or '.join(said)}")
     if not parts:
@@ -189,7 +198,11 @@ def controls_table(section: Section, split: str | None = None) -> Table | None:
         "Order: largest change of a margin when the context is put in another order."
     )
     if "relabelled_accuracy" in names and coverage:
-        notes.append(f"Others' labels exist for {points(coverage[0])} % of the context pairs.")
+        found = next(found for result in shown if (found := metric(result, split, k, "relabelled_accuracy")))
+        notes.append(
+            f"Others' labels exist for {points(coverage[0])} % of the context pairs; their column is of the targets that have "
+            f"some ({counted(found['n_users'], 'user')}, {counted(found['n_pairs'], 'pair')}), the others are of all."
+        )
     return Table(f"{section.dataset}: controls at k = {k}, {SPLIT_TITLES.get(split, split)}", columns, rows, notes)
 
 
@@ -248,6 +261,26 @@ def verdicts(section: Section, split: str | None = None) -> list[tuple[str, str,
     ]
 
 
+def also_shown(section: Section) -> list[str]:
+    """Splits of unseen users to look at beside a headline of few pairs or items, where they have more."""
+
+    def size(split: str) -> tuple[int, int]:
+        found = [metric(result, split, k, "accuracy") for result in section.results for k in section.sizes(split)]
+        counts = next((counts for counts in found if counts), {"n_pairs": 0})
+        return counts["n_pairs"], counts.get("n_items", _FEW_ITEMS)
+
+    pairs, items = size(section.split)
+    if pairs >= _FEW_PAIRS and items >= _FEW_ITEMS:
+        return []
+    unseen = [split for split in section.splits if "unseen_users" in split and split != section.split]
+    return [split for split in unseen if size(split)[0] > pairs]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 pair`, `2,000 pairs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def plain(found: Mapping[str, Any] | None) -> str:
     """A number that is no percentage, with its interval."""
     if not found or found["value"] is None:
@@ -261,62 +294,3 @@ def small(found: Mapping[str, Any] | None) -> str:
         return "–"
     value = found["value"]
     return "0" if value == 0 else f"{value:.1f}" if value >= 0.1 else f"{value:.0e}"
-
-
-def to_markdown(table: Table) -> str:
-    """A table in Markdown, with its title and notes."""
-    lines = [f"### {table.title}", "", "| " + " | ".join(table.columns) + " |"]
-    lines.append("|" + "|".join("---" for _ in table.columns) + "|")
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows]
-    return "\n".join([*lines, "", *table.notes]).rstrip() + "\n"
-
-
-def print_summary(results: Results, console: Any = None) -> None:
-    """Prints the headline of every dataset: one table, then a sentence a method."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = 160
-    found = sections(results)
-    tables = [headline_table(section) for section in found]
-    columns = list(dict.fromkeys(column for table in tables for column in table.columns[1:]))
-    sizes = sorted({k for section in found for k in section.sizes(section.split)})
-    columns = [*(f"k = {k}" for k in sizes), *(column for column in columns if not column.startswith("k = "))]
-    show_data = len(found) > 1
-    shown = RichTable(title=None if show_data else tables[0].title, title_style="bold", caption_justify="left")
-    for column in (["data"] if show_data else []) + ["method", *columns]:
-        shown.add_column(column, justify="left" if column in ("data", "method") else "right")
-    for section, table in zip(found, tables):
-        for number, row in enumerate(table.rows):
-            cells = dict(zip(table.columns[1:], row[1:]))
-            start = [f"{section.dataset}" if number == 0 else ""] if show_data else []
-            style = "dim" if number in table.marked else None
-            shown.add_row(*start, row[0], *(cells.get(column, "") for column in columns), style=style)
-        shown.add_section()
-    console.print(shown)
-    for section, table in zip(found, tables):
-        name = f"{section.dataset}, " if show_data else ""
-        console.print(
-            f"[bold]{name}{SPLIT_TITLES.get(section.split, section.split)}[/bold]: {' '.join(table.notes)}",
-            highlight=False,
-        )
-        for method, _, text in verdicts(section):
-            console.print(f"  {method}: {text}.", highlight=False, markup=False)
-        if sentence := detectable(section):
-            console.print(f"  {sentence}", highlight=False, style="dim", markup=False)
-
-
-def markdown_summary(results: Results, title: str) -> str:
-    """`summary.md`: for every dataset the headline, the verdicts, controls and folds."""
-    parts = [f"# {title}\n"]
-    for section in sections(results):
-        parts.append(f"## {section.dataset}\n")
-        parts += [f"- `{method}` {text}." for method, _, text in verdicts(section)]
-        parts.append("")
-        parts += [sentence + "\n"] if (sentence := detectable(section)) else []
-        tables = [headline_table(section), controls_table(section), folds_table(section), quality_table(section)]
-        tables += [headline_table(section, split) for split in section.splits if split != section.split]
-        parts += [to_markdown(table) for table in tables if table is not None]
-    return "\n".join(parts)

@@ -100,24 +100,35 @@ def verdict(
         ceiling: Name of the ceiling.
 
     Returns:
-        `kind`, one of `no_user`, `ignores_user`, `uses_user`, `any_context`, `not_told_apart`, `harmed`,
-        `nothing_to_find`, `no_gain`, `unknown`; and `text`, a sentence's beginning without its subject.
+        `kind`, one of `worse` (than the baseline, whatever else it does), `no_user`, `ignores_user`, `uses_user`,
+        `any_context`, `not_told_apart`, `harmed`, `nothing_to_find`, `no_gain`, `unknown`; and `text`, a sentence's
+        beginning without its subject.
     """
-    controls = controls or {}
+    over = metrics.get("gain_over_btl")
+    worse = _below(over)
+    versus = f", {interval(over, True)} over {baseline}" if over and over["value"] is not None and not worse else ""
+    found = _of_context(metrics, controls, uses_context, ceiling_gain, placebo_gain, baseline, ceiling, versus)
+    if worse:
+        return {"kind": "worse", "text": f"is worse than {baseline}: {interval(over, True)}; {found['text']}"}
+    return found
+
+
+def _of_context(
+    metrics, controls, uses_context, ceiling_gain, placebo_gain, baseline, ceiling, versus
+) -> dict[str, str]:
+    """What the context does to a method; `versus` is said beside its gain."""
     if not uses_context:
         return {"kind": "no_user", "text": "does not use the user: it scores the same for everybody"}
     gain = metrics.get("gain")
     if gain is None or gain["value"] is None or not gain.get("ci95"):
         return {"kind": "unknown", "text": "too little data for an interval"}
-    over = metrics.get("gain_over_btl")
-    versus = f", {interval(over, True)} over {baseline}" if over and over["value"] is not None else ""
     nothing = ""
     if nothing_to_find(ceiling_gain, placebo_gain):
         against = "placebo" if placebo_gain else "no gain"
         nothing = (
             f"nothing to find here: the {ceiling}, {interval(ceiling_gain, True)} over {baseline}, equals {against}"
         )
-    flip = controls.get("flip_rate")
+    flip = (controls or {}).get("flip_rate")
     if flip and flip["value"] is not None and flip["value"] < COLLAPSE:
         text = f"does not use the user: turning all labels of the context round changes {points(flip['value'])} % of its choices"
         if _above(gain):
@@ -125,7 +136,10 @@ def verdict(
         elif nothing:
             text += f"; {nothing}"
         return {"kind": "ignores_user", "text": text}
-    wrong = controls.get("gain_over_wrong_user")
+    wrong = (controls or {}).get("gain_over_wrong_user")
+    if _above(gain) and not controls:
+        text = f"gains {interval(gain, True)} over its own k = 0{versus}; without controls it may be anybody's context"
+        return {"kind": "not_told_apart", "text": text}
     if _above(gain):
         if wrong is not None and not _above(wrong):
             # Few users, or users who are much alike, leave it open whose context it has to be.

@@ -13,6 +13,8 @@ from trl import RewardConfig
 from ..errors import ConfigError
 from ..user_models import DEFAULT_USER_MODEL, build_config, user_model_class
 
+_FEW_PAIRS = 200
+
 
 @dataclass
 class PersonalizedRewardConfig(RewardConfig):
@@ -21,7 +23,8 @@ class PersonalizedRewardConfig(RewardConfig):
     Parameters whose defaults differ from TRL's: `bf16` and `gradient_checkpointing` are off for frozen features and on
     CPU, memory is pinned only where there is an accelerator, `per_device_eval_batch_size` is 1024 for frozen features;
     `gradient_checkpointing` is also off for user models that cannot be recomputed (`p_ttt`);
-    with `load_best_model_at_end` the metric is `validation_accuracy`, the mean over validation users.
+    with `load_best_model_at_end` the metric is `validation_accuracy`, the mean over validation users, or
+    `validation_log_loss` where there are fewer than 200 validation pairs.
     """
 
     _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "user_model_kwargs"]
@@ -119,7 +122,8 @@ class PersonalizedRewardConfig(RewardConfig):
         self.gradient_checkpointing = self.gradient_checkpointing and self.encoder is None and method.recomputable
         if self.encoder is not None and self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
             self.per_device_eval_batch_size = 1024
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
+        self._default_metric = self.load_best_model_at_end and self.metric_for_best_model is None
+        if self._default_metric:
             self.metric_for_best_model, self.greater_is_better = "validation_accuracy", True
         # Several processes without an accelerator form no group unless they are told to use the CPU.
         self.use_cpu = self.use_cpu or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _has_accelerator())
@@ -128,6 +132,15 @@ class PersonalizedRewardConfig(RewardConfig):
         settings = build_config(method.config_class, self.user_model_kwargs, self.user_model)
         if getattr(settings, "route", method.route) == "backbone":
             self._check_backbone_route()
+
+    def choose_metric(self, n_pairs: int) -> None:
+        """By what the best checkpoint is chosen on so many validation pairs, unless the caller has said it.
+
+        The accuracy of a few pairs is chance: the highest of ten may be that of a model that has learned the training
+        users by heart. The log loss of the same pairs tells.
+        """
+        if self._default_metric and n_pairs < _FEW_PAIRS:
+            self.metric_for_best_model, self.greater_is_better = "validation_log_loss", False
 
     def _check_backbone_route(self) -> None:
         """Raises a `ConfigError` where a setting is for responses whose features do not depend on the user."""

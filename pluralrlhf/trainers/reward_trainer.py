@@ -158,6 +158,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
             **kwargs,
         )
         args.max_length = max_length
+        if "validation" in (self.eval_dataset or {}):
+            args.choose_metric(len(self.eval_dataset["validation"]) // len(args.eval_n_context))
         self.label_names = ["labels"]
         inner = self.reward_model
         # TRL halves every trainable parameter of a quantised model; the user model is small, and sums over contexts.

@@ -10,20 +10,19 @@ from doubles import AnyContext, Baseline, Global, Oracle, population
 
 from pluralrlhf.errors import DataError
 from pluralrlhf.evaluation.controls import Context
+from pluralrlhf.evaluation.printing import markdown_summary, print_summary, to_markdown
 from pluralrlhf.evaluation.runner import run_scorers
 from pluralrlhf.evaluation.storage import Source
 from pluralrlhf.evaluation.summary import Dataset, collect, read_results, write_results
 from pluralrlhf.evaluation.tables import (
+    also_shown,
     controls_table,
     detectable,
     folds_table,
     headline_table,
     label,
-    markdown_summary,
-    print_summary,
     quality_table,
     sections,
-    to_markdown,
 )
 from pluralrlhf.evaluation.verdicts import (
     headline_split,
@@ -91,6 +90,27 @@ def test_results_have_the_contracts_shape(results):
     assert {"python", "torch", "pluralrlhf"} <= set(content["versions"])
 
 
+def test_a_headline_on_few_items_says_so_and_brings_its_sibling(results):
+    found = json.loads(json.dumps(results[1]))
+    for few, others in ((False, []), (True, [SPLITS[1]])):
+        for result in found:
+            for metrics in result["splits"][SPLITS[2]]["n_context"].values():
+                assert "n_items" in metrics["accuracy"]
+                metrics["accuracy"] |= {"n_items": 1, "n_pairs": 50} if few else {"n_items": 10, "n_pairs": 200}
+        (section,) = sections(found)
+        assert also_shown(section) == others
+        assert markdown_summary(found, "x").count("- `anycontext`") == 1 + few
+    assert "1 item, 50 pairs" in headline_table(section).notes[0] and "few items" in headline_table(section).notes[1]
+
+
+def test_no_gain_larger_than_what_is_left_is_called_detectable(results):
+    found = json.loads(json.dumps(results[1]))
+    gain = next(r for r in found if r["method"] == "anycontext")["splits"][SPLITS[2]]["n_context"]["6"]["gain"]
+    gain["smallest_detectable"] = 0.93
+    (section,) = sections(found)
+    assert "anycontext none that is possible over its own k = 0" in detectable(section)
+
+
 def test_several_methods_are_a_list_beside_the_first(results):
     folder, found = results
     content = write_results(folder, found)
@@ -132,6 +152,10 @@ def test_verdicts_in_words():
     found = verdict(none, uses, ceiling_gain=number(0.004, -0.01, 0.02), placebo_gain=number(0.0, -0.01, 0.01))
     assert found["kind"] == "nothing_to_find" and "equals placebo" in found["text"]
     assert verdict(none, uses, ceiling_gain=number(0.1, 0.05, 0.15))["kind"] == "no_gain"
+    behind = verdict({**good, "gain_over_btl": number(-0.05, -0.09, -0.01)}, uses)
+    assert behind["kind"] == "worse"
+    assert behind["text"] == "is worse than btl: -5.0 [-9.0, -1.0]; uses the user: +5.0 [2.0, 8.0] over its own k = 0"
+    assert verdict({**none, "gain_over_btl": number(-0.05, -0.09, 0.01)}, uses)["kind"] == "no_gain"
     assert verdict({}, {})["kind"] == "unknown"
     assert verdict(good, uses, uses_context=False)["kind"] == "no_user"
 

@@ -127,7 +127,8 @@ def test_verdicts_tell_the_scorers_apart(found):
     metrics, controls = found["any_context"]
     controls = {**controls["6"], "flip_rate": {"value": 0.3}}
     assert verdict(metrics["6"], controls)["kind"] == "any_context"
-    assert verdict(metrics["6"], None)["kind"] == "uses_user"
+    without = verdict(metrics["6"], None)
+    assert without["kind"] == "not_told_apart" and "without controls" in without["text"]
 
 
 def test_gain_over_the_baseline_is_paired_and_shares_of_the_ceiling_are_its_share(found):

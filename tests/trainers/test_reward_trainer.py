@@ -82,6 +82,21 @@ def frozen_args(folder, **kwargs):
     return PersonalizedRewardConfig(str(folder), **(settings | kwargs))
 
 
+@pytest.mark.parametrize(
+    "given, pairs_each, chosen",
+    [({}, 12, "validation_log_loss"), ({}, 25, "validation_accuracy"),
+     ({"metric_for_best_model": "validation_accuracy_k4"}, 12, "validation_accuracy_k4")],
+)  # fmt: skip
+def test_the_best_checkpoint_of_few_validation_pairs_is_chosen_by_its_log_loss(tmp_path, given, pairs_each, chosen):
+    args = frozen_args(tmp_path, eval_strategy="steps", eval_steps=30, save_strategy="steps", save_steps=30,
+                       load_best_model_at_end=True, **given)  # fmt: skip
+    trainer = PersonalizedRewardTrainer(
+        args=args, train_dataset=pet_dataset(4, 12), eval_dataset=pet_dataset(8, pairs_each, seed=1, first_user=40)
+    )
+    assert trainer.args.metric_for_best_model == chosen
+    assert trainer.args.greater_is_better is ("loss" not in chosen)
+
+
 def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):
     args = frozen_args(tmp_path / "out", eval_strategy="steps", eval_steps=30, save_strategy="steps", save_steps=30,
                        load_best_model_at_end=True)  # fmt: skip
@@ -97,9 +112,7 @@ def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):
     assert metrics["eval_validation_accuracy_k4"] > 0.95
     assert abs(metrics["eval_validation_accuracy_k0"] - 0.5) < 0.2
     assert metrics["eval_other_accuracy_k4"] == metrics["eval_validation_accuracy_k4"]
-    assert (
-        args.metric_for_best_model == "eval_validation_accuracy" or "validation_accuracy" in args.metric_for_best_model
-    )
+    assert args.metric_for_best_model == "validation_log_loss" and not args.greater_is_better  # 96 pairs
     assert trainer.state.best_model_checkpoint is not None
     logged = [entry for entry in trainer.state.log_history if "kl" in entry]
     assert logged and not any(key == "eval_accuracy" for entry in trainer.state.log_history for key in entry)
