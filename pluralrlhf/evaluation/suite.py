@@ -102,6 +102,8 @@ class _Progress:
 
     def __init__(self, parts: Sequence[Part], shown: bool, locks: FileLocks):
         self.jobs = [(part, job) for part in parts for job in part.jobs()]
+        # All data first: what is wrong with a dataset is known before anything is trained.
+        self.jobs.sort(key=lambda entry: entry[1].kind != "build")
         self.shown, self.locks = shown, locks
         self.live = shown and sys.stderr.isatty()
         self.seconds: dict[str, list[float]] = defaultdict(list)

@@ -18,15 +18,16 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from ..data import build_dataset, data_sha256, load_pairs, load_users
+from ..data import build_dataset, data_sha256, load_pairs, load_users, read_build
 from ..data.history import UserHistory
+from ..errors import ConfigError
 from ..user_models import DEFAULT_USER_MODEL, USER_MODELS
 from .evaluate import check_splits
 from .runner import EvaluationData, run_scorers
 from .scorers import Scorer
 from .storage import RUN, SCHEMA_VERSION, Source, write_json
 from .suite_spec import DatasetSpec, SuiteSpec
-from .training import quiet, train_reward_model
+from .training import evaluates, quiet, train_reward_model
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _TRAINING_CODE = (
@@ -161,7 +162,19 @@ class Part:
         build_dataset(
             source, self.data, overwrite=True, progress=sys.stderr.isatty(), **self.dataset.fold_build(self.fold)
         )
+        self._check_validation()
         write_json(self._data_stamp, {"key": self.build_key})
+
+    def _check_validation(self) -> None:
+        """Raises a `ConfigError` if training is to be evaluated and there is nobody to evaluate it on."""
+        settings = {method: self.spec.settings(method, self.dataset) for method in self.methods}
+        wanted = [m for m, s in settings.items() if evaluates(s)]
+        if wanted and "validation" not in read_build(self.data)["counts"]["splits"]:
+            raise ConfigError(
+                f"{self.title} has no validation users, on whom the training of {', '.join(wanted)} is evaluated. Give the "
+                "dataset fewer folds, a larger `validation_users` or another `seed`, or set `eval_strategy: 'no'` and "
+                "`load_best_model_at_end: false` in `train`."
+            )
 
     @cached_property
     def sha256(self) -> str:
@@ -203,6 +216,7 @@ class Part:
 
     def _train(self, method: str, seed: int, show: Callable[[str], None]) -> None:
         settings = dict(self.spec.settings(method, self.dataset))
+        self._check_validation()
         final, part = self.job(method, seed) / "model", self.job(method, seed) / "model.part"
         (self.job(method, seed) / "train.json").unlink(missing_ok=True)
         for old in (final, part):

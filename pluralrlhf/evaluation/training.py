@@ -13,6 +13,11 @@ from typing import Any
 from ..errors import ConfigError
 
 
+def evaluates(settings: Mapping[str, Any]) -> bool:
+    """Whether training with these settings is evaluated on validation users."""
+    return settings.get("eval_strategy", "no") not in ("no", False) or bool(settings.get("load_best_model_at_end"))
+
+
 def train_reward_model(
     settings: Mapping[str, Any],
     splits: Mapping[str, Any],
@@ -48,12 +53,11 @@ def train_reward_model(
                 self.said = time.monotonic()
                 show(f"step {state.global_step} of {state.max_steps}")
 
-    evaluate = args.eval_strategy != "no" or args.load_best_model_at_end
     trainer = PersonalizedRewardTrainer(
         model=backbone,
         args=args,
         train_dataset=splits["train"],
-        eval_dataset={"validation": splits["validation"]} if evaluate and "validation" in splits else None,
+        eval_dataset={"validation": splits["validation"]} if evaluates(settings) and "validation" in splits else None,
         callbacks=[Show()],
         users=users if user_model_class(args.user_model).route == "text" else None,
     )

@@ -205,6 +205,16 @@ def test_text_methods_of_a_suite_read_what_is_known_of_users(tmp_path):
     assert seen["4"]["accuracy"]["value"] > seen["0"]["accuracy"]["value"] + 0.2
 
 
+def test_a_dataset_without_validation_users_is_found_before_anything_is_trained(tmp_path):
+    folds = {**SUITE["datasets"]["folds"], "validation_users": 0}
+    evaluated = {"eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 5}
+    content = edited(datasets={"pets": SUITE["datasets"]["pets"], "few": folds})
+    content["train"] |= evaluated
+    with pytest.raises(ConfigError, match=r"few, fold 0 has no validation users.*`validation_users`"):
+        run_suite(load_suite(write(tmp_path / "few.yaml", content)), tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").glob("jobs/*/*/train.json"))
+
+
 def test_a_part_has_no_placebo_that_the_whole_has_not():
     content = edited(methods={name: {"user_model": name} for name in ("btl", "vpl", "ours")})
     whole = parse_suite(content, "x", "toy")
@@ -260,7 +270,7 @@ def test_a_changed_method_is_trained_again_and_nothing_else(suite, monkeypatch, 
 
 
 def test_a_kill_in_training_leaves_nothing_that_counts(suite, monkeypatch, tmp_path):
-    def killed(settings, splits, output_dir, seed, show):
+    def killed(settings, splits, output_dir, *rest):
         output_dir.mkdir(parents=True)
         (output_dir / "model.safetensors").write_text("half")
         raise KeyboardInterrupt
@@ -325,8 +335,8 @@ import sys
 from pluralrlhf.cli import main
 from pluralrlhf.evaluation import suite_jobs
 train, name = suite_jobs.train_reward_model, sys.argv.pop(1)
-def told(settings, splits, output_dir, seed, show):
-    train(settings, splits, output_dir, seed, show)
+def told(settings, splits, output_dir, *rest):
+    train(settings, splits, output_dir, *rest)
     print("trained", output_dir, file=open(name, "a"))
 suite_jobs.train_reward_model = told
 sys.exit(main())
