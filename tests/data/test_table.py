@@ -382,12 +382,25 @@ def test_texts_without_prompts(tmp_path):
     assert len(pairs_of(write(tmp_path / "m.jsonl", jsonl(many)))) == 200, "the default cap where all pair with all"
 
 
+@pytest.mark.parametrize("table", ["pairs", "ratings"])
+def test_rows_without_a_prompt_of_their_own_get_the_default_one(tmp_path, table):
+    table = [dict(r) for r in (GOOD if table == "pairs" else RATINGS)]
+    for row, empty in zip(table[:3], ("", "  ", None)):
+        row["prompt"] = empty
+    pairs = pairs_of(write(tmp_path / "t.jsonl", jsonl(table)), default_prompt="Tell me.", max_pairs_per_user=None)
+    prompts = {text(p["prompt"]) for p in pairs}
+    assert "Tell me." in prompts and len(prompts) > 1
+
+
 def test_pairs_are_made_on_one_side_of_the_items_only(tmp_path):
     table = [{k: v for k, v in r.items() if k != "prompt"} for r in RATINGS]
     status, folder = build(tmp_path, "--test_users", "0.3", path=write(tmp_path / "t.jsonl", jsonl(table)))
     dropped = json.loads((folder / "build.json").read_text())["dropped"]
-    assert status == 0 and not dropped.get("mixed_items")
-    assert any("unseen_items" in r["split"] for r in read(folder))
+    assert status == 0 and any("unseen_items" in r["split"] for r in read(folder))
+    # Nothing is lost without being counted: every two ratings of a user became a pair or are among the dropped.
+    rated = Counter(r["user_id"] for r in table)
+    made = len(read(folder)) + sum(dropped.values())
+    assert made == sum(n * (n - 1) // 2 for n in rated.values()) and dropped["mixed_items"] > 0
 
 
 def test_items(tmp_path):

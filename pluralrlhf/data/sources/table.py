@@ -67,7 +67,7 @@ class Table(Source):
     default_prompt: str | None = field(
         default=None,
         metadata={
-            "help": f"the prompt of every row, for texts that answer none (default for ratings: '{DEFAULT_PROMPT}')"
+            "help": f"the prompt of rows that have none (default for ratings without a prompt column: '{DEFAULT_PROMPT}')"
         },
     )
     choice_values: dict[str, str] = field(

@@ -92,7 +92,7 @@ class Columns:
     Args:
         mapping: our name -> the table's column, as far as the caller gave it.
         items: `prompt`, `responses`, a column, or None for what fits the layout.
-        default_prompt: The prompt of every row where the table has none.
+        default_prompt: The prompt of rows that have none.
     """
 
     mapping: Mapping[str, str]

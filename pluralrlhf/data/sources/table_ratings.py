@@ -124,9 +124,11 @@ class Ratings:
         if permute:
             table = self._permuted(table, dropped)
         side = self._sides(table, split)
-        dropped[MIXED_ITEMS] += int((side < 0).sum())
-        table = {name: values[side >= 0] for name, values in table.items()}
-        table["side"] = side[side >= 0]
+        group = table["user"] if across else table["user"] * (len(self.texts.keys) + 2) + table["prompt"]
+        paired = side >= 0
+        dropped[MIXED_ITEMS] += _n_pairs(group) - _n_pairs(2 * group[paired] + side[paired])
+        table = {name: values[paired] for name, values in table.items()}
+        table["side"] = side[paired]
         names, files, owned = list(self.user_number), list(self.file_number), list(self.item_number)
         keys = np.array(self.texts.keys, dtype=np.uint64)
         prompt_key = np.where(table["prompt"] < 0, np.uint64(0), keys[table["prompt"]])
@@ -268,6 +270,12 @@ def candidate_pairs(
     _, i, j = (np.concatenate(parts) for parts in zip(*kept))
     higher = ratings[i] > ratings[j]
     return np.where(higher, i, j), np.where(higher, j, i)
+
+
+def _n_pairs(group: np.ndarray) -> int:
+    """Pairs of entries of the same group."""
+    sizes = np.unique(group, return_counts=True)[1]
+    return int((sizes * (sizes - 1) // 2).sum())
 
 
 def _index_pairs(entries: np.ndarray, group: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -105,7 +105,7 @@ class RowReader:
         user = columns.need(row, "user_id") if "user_id" in columns.found else MISSING
         prompt = None
         if not self.standalone:
-            prompt = check_messages(self._text(row, "prompt", "user"), columns.found["prompt"])
+            prompt = check_messages(self._prompt(row)[0], columns.found["prompt"])
         responses, values = columns.need(row, "response"), columns.need(row, "rating")
         if isinstance(responses, list) and responses and all(isinstance(text, str) for text in responses):
             if not isinstance(values, list) or len(values) != len(responses):
@@ -150,9 +150,16 @@ class RowReader:
         except RowError as error:
             raise error.at(None, None, self.columns.found[name]) from None
 
+    def _lacks_prompt(self, row: dict[str, Any]) -> bool:
+        """Whether the row's prompt is empty and `--default_prompt` takes its place."""
+        if self.columns.default_prompt is None:
+            return False
+        value = self.columns.need(row, "prompt")
+        return value is None or not (value.strip() if isinstance(value, str) else value)
+
     def _prompt(self, row: dict[str, Any], *responses: Any) -> tuple[Any, ...]:
         """The prompt, and the responses without it where they repeat it."""
-        if "prompt" in self.columns.found:
+        if "prompt" in self.columns.found and not self._lacks_prompt(row):
             prompt = self._text(row, "prompt", "user")
             n = len(prompt)
             if n and all(len(response) > n and response[:n] == prompt for response in responses):
