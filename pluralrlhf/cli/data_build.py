@@ -260,7 +260,9 @@ def _print_summary(out: Any) -> None:
         people = "1 validation user" if judges == 1 else f"{judges} validation users"
         print(f"  note: only {people}, on whom every choice is made: raise --validation_users")
     if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, 300):
-        print(f"  note: only {left} pairs in {SPLITS[5]}, the headline: raise --test_users or --test_items")
+        print(
+            f"  note: only {left} pair{'s' * (left > 1)} in {SPLITS[5]}, the headline: raise --test_users or --test_items"
+        )
     if SPLITS[5] in empty and build["parameters"].get("items") == "prompt" and _one_item(out):
         print("  note: all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not "
               "be told from another. Build it again with --items responses")  # fmt: skip

@@ -227,7 +227,7 @@ def validate_pair(row: dict[str, Any], *, file: str | None = None, row_number: i
             remedy = f"A response ends with a message of role `assistant`: correct the role, {_SKIP}"
             raise RowError("unknown_role", found, remedy, column=column, **where)
     if _stripped(clean["chosen"]) == _stripped(clean["rejected"]):
-        remedy = f"A preference needs two different texts (drop ties), {_SKIP}"
+        remedy = f"A preference needs two different texts, {_SKIP}"
         raise RowError("equal_responses", "`chosen` equals `rejected`", remedy, column="rejected", **where)
     if "margin" in row:
         margin = row["margin"]

@@ -111,7 +111,8 @@ def evaluate_reward(
     del scorers, evaluation, pairs, users, models
     release_memory()
     dataset = Dataset(
-        name=build.get("source", Path(data).name),
+        # Every table of one's own has the source `table`: its folder tells it from others.
+        name=Path(data).resolve().name if build.get("source", "table") == "table" else build["source"],
         sources=[Source(folder)],
         runs=[run],
         baseline=without[0] if without else None,
