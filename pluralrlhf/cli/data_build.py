@@ -26,9 +26,9 @@ _BUILDER_HELP = {
     "test_users": "share of users never seen in training",
     "test_items": "share of items never seen in training; 0 keeps all items seen",
     "test_pairs": "share of the training users' pairs held out",
-    "n_user_folds": "divide users into this many folds; fold --user_fold is the test users",
+    "n_user_folds": "divide users into this many folds; fold --user_fold is the test users, in place of --test_users",
     "user_fold": "which fold of users is the test users",
-    "n_item_folds": "divide items into this many folds; fold --item_fold is the unseen items",
+    "n_item_folds": "divide items into this many folds; fold --item_fold is the unseen items, in place of --test_items",
     "item_fold": "which fold of items is the unseen items",
 }
 
@@ -154,7 +154,9 @@ class _Mapping(argparse.Action):
             if not equals or not key or not item:
                 raise ConfigError(f"`{option_string} {value[:40]}`: write KEY=VALUE, such as user_id=annotator")
             if key in mapping:
-                raise ConfigError(f"`{option_string}` gives {key[:40]!r} twice")
+                raise ConfigError(
+                    f"`{option_string}` gives {key[:40]!r} twice: write {key[:40]}=ONE,OTHER for several values"
+                )
             mapping[key] = item
         setattr(namespace, self.dest, mapping)
 
