@@ -89,6 +89,16 @@ def main(argv: list[str] | None = None) -> int:
     return run_module(module, rest, prog)
 
 
+def _nobody_reads() -> bool:
+    """Whether standard output was closed by who read it, such as `head`; if so, nothing more is written to it."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def run_module(module: str, argv: list[str], prog: str) -> int:
     """Runs one command, turning the errors that are the caller's to fix into one line and exit status 2."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -96,12 +106,15 @@ def run_module(module: str, argv: list[str], prog: str) -> int:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
-        return importlib.import_module(f".{module}", __package__).main(argv, prog) or 0
+        status = importlib.import_module(f".{module}", __package__).main(argv, prog) or 0
+        sys.stdout.flush()
+        return status
     except PluralRLHFError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # who reads the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
         return 141
     except OSError as error:
         if error.filename is None:

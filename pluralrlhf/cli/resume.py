@@ -30,6 +30,9 @@ _SETTINGS = (
     "num_generations",
     "reward_form",
     "turn_lambda",
+    # What the best checkpoint so far was found by.
+    "metric_for_best_model",
+    "max_eval_pairs_per_user",
 )
 
 

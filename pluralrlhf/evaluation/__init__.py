@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .evaluate import evaluate_reward
+    from .evaluation_data import EvaluationData
     from .report import join, write_report
-    from .runner import EvaluationData, run_scorers
+    from .runner import run_scorers
     from .scorers import RewardModelScorer, Scorer
     from .suite import run_suite
     from .suite_spec import load_suite
 
 _HOME = {
-    "EvaluationData": "runner",
+    "EvaluationData": "evaluation_data",
     "RewardModelScorer": "scorers",
     "Scorer": "scorers",
     "evaluate_reward": "evaluate",

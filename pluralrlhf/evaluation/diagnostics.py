@@ -158,8 +158,8 @@ def model_diagnostics(
 ) -> dict[str, Any]:
     """What needs the models again: `label_noise` where `noise` is given, `best_of_n` where `sizes` are."""
     from .best_of_n import best_of_n
+    from .evaluation_data import EvaluationData
     from .label_noise import label_noise_curve, over_baseline
-    from .runner import EvaluationData
     from .scorers import load_scorers
 
     scorers = load_scorers(models, splits, names=names, users=users)

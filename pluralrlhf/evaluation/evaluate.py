@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ..data import data_sha256, load_pairs, load_users, read_build
 from ..data.schema import SPLITS
 from ..errors import ConfigError
-from .runner import EvaluationData, run_scorers
+from .evaluation_data import EvaluationData
+from .runner import run_scorers
 from .scorers import load_scorers
 from .sharding import merge_runs, process_group, shard_folder, wait_for_everyone
 from .storage import RUN, Source, release_memory, system_memory

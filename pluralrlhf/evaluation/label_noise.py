@@ -10,7 +10,7 @@ import numpy as np
 from ..data.history import mix, stable_hash, unit_interval
 from ..metrics import correct
 from .controls import Context, ControlContexts
-from .runner import EvaluationData
+from .evaluation_data import EvaluationData
 from .scorers import Scorer
 from .summaries import by_user, user_interval
 

@@ -18,6 +18,7 @@ from .summary import Dataset, collect, read_results
 from .tables import (
     Section,
     Table,
+    also_shown,
     controls_table,
     detectable,
     folds_table,
@@ -35,6 +36,7 @@ _BADGES = {
     "ignores_user": ("does not use the user", "bad"),
     "any_context": ("another user's context does as well", "bad"),
     "not_told_apart": ("own context not told from another's", "neutral"),
+    "no_controls": ("gains; controls were not run", "neutral"),
     "harmed": ("harmed by the context", "bad"),
     "no_gain": ("no gain shown", "neutral"),
     "nothing_to_find": ("nothing to find here", "neutral"),
@@ -218,8 +220,10 @@ def _section(section: Section, figures: Sequence[Figure], sources: Sequence[Sour
         "split": SPLIT_TITLES.get(section.split, section.split),
         "k": section.sizes(section.split)[-1],
         "verdicts": [
-            {"method": method, "text": text, "badge": _BADGES[kind][0], "tone": _BADGES[kind][1]}
-            for method, kind, text in verdicts(section)
+            {"method": method, "text": f"{place}{text}", "badge": _BADGES[kind][0], "tone": _BADGES[kind][1]}
+            for split in [section.split, *also_shown(section)]
+            for place in ["" if split == section.split else f"on {SPLIT_TITLES.get(split, split)}: "]
+            for method, kind, text in verdicts(section, split)
         ],
         "headline": headline_table(section),
         "detectable": detectable(section),

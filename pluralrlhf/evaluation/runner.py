@@ -7,19 +7,16 @@ temporary name, `run.json` last: a run that was killed has none.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..data.history import UserHistory
 from ..data.progress import Progress
 from .controls import Context, ControlContexts
-from .opinions import Opinions
+from .evaluation_data import EvaluationData
 from .scorers import Scorer
 from .split_run import SplitRun, pair_table, shard_rows
 from .storage import (
@@ -38,36 +35,6 @@ from .storage import (
 )
 
 _RELEASE_ROWS = 1024  # rows between two calls of `release_memory`
-
-
-@dataclass
-class EvaluationData:
-    """What an evaluation knows of a dataset beside its texts.
-
-    Args:
-        history: All splits, in the numbering that scorers use.
-        opinions: Who judged the same two responses; needed by the `relabelled` control and `agreed_accuracy`.
-        user_types: User id to known type, for populations; needed by the `other_type` control.
-    """
-
-    history: UserHistory
-    opinions: Opinions | None = None
-    user_types: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def load(cls, splits: Mapping[str, Any], history: UserHistory, users: Any = None) -> EvaluationData:
-        """Reads who agrees with whom from the texts, and types from the `users` config where it has them."""
-        return cls(history, Opinions(splits, history.user), user_types(users))
-
-
-def user_types(users: Any) -> dict[str, str]:
-    """User id to the `type` in the user's attributes; empty where there is none."""
-    types = {}
-    for user in users or ():
-        attributes = json.loads(user["attributes"]) if user.get("attributes") else {}
-        if isinstance(attributes, dict) and attributes.get("type") is not None:
-            types[user["user_id"]] = str(attributes["type"])
-    return types
 
 
 @system_memory()

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ..data.history import CONTEXT_SPLIT, UserHistory, mix, stable_hash
 from .controls import CONTEXT_PAIR, OWN, RANDOM_STATE, Context, ControlContexts
+from .evaluation_data import EvaluationData
 from .scorers import Scorer, Scores
 from .storage import PAIRS_SCHEMA, PER_PAIR_SCHEMA, STATES_SCHEMA, release_memory
-
-if TYPE_CHECKING:
-    from .runner import EvaluationData
 
 _MAX_MAPPED_USERS = 2000
 

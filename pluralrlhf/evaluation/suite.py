@@ -61,6 +61,8 @@ def run_suite(
     locks = FileLocks(folder / "lock")
     try:
         parts = [Part(spec, dataset, fold, folder, placebo) for dataset, placebo, fold in _plan(spec)]
+        for part in parts:
+            part.check_validation()  # data that is there; what is built later is checked then, before any training
         _Progress(parts, progress, locks).run()
         seconds, finished = time.perf_counter() - start, time.time()
         key, stamp = results_key(parts, n_replicates), folder / "suite.json"

@@ -23,7 +23,8 @@ from ..data.history import UserHistory
 from ..errors import ConfigError
 from ..user_models import DEFAULT_USER_MODEL, USER_MODELS
 from .evaluate import check_splits
-from .runner import EvaluationData, run_scorers
+from .evaluation_data import EvaluationData
+from .runner import run_scorers
 from .scorers import Scorer
 from .storage import RUN, SCHEMA_VERSION, Source, write_json
 from .suite_spec import DatasetSpec, SuiteSpec
@@ -53,6 +54,7 @@ _TRAINING_CODE = (
 _REFERENCE_CODE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
 _EVALUATION_CODE = (
     "evaluation/controls.py",
+    "evaluation/evaluation_data.py",
     "evaluation/opinions.py",
     "evaluation/runner.py",
     "evaluation/split_run.py",
@@ -162,19 +164,21 @@ class Part:
         build_dataset(
             source, self.data, overwrite=True, progress=sys.stderr.isatty(), **self.dataset.fold_build(self.fold)
         )
-        self._check_validation()
         write_json(self._data_stamp, {"key": self.build_key})
+        self.check_validation()
 
-    def _check_validation(self) -> None:
-        """Raises a `ConfigError` if training is to be evaluated and there is nobody to evaluate it on."""
-        settings = {method: self.spec.settings(method, self.dataset) for method in self.methods}
-        wanted = [m for m, s in settings.items() if evaluates(s)]
-        if wanted and "validation" not in read_build(self.data)["counts"]["splits"]:
-            raise ConfigError(
-                f"{self.title} has no validation users, on whom the training of {', '.join(wanted)} is evaluated. Give the "
-                "dataset fewer folds, a larger `validation_users` or another `seed`, or set `eval_strategy: 'no'` and "
-                "`load_best_model_at_end: false` in `train`."
-            )
+    def check_validation(self) -> None:
+        """Raises a `ConfigError` if training is to be evaluated and the data has nobody to evaluate it on."""
+        wanted = [method for method in self.methods if evaluates(self.spec.settings(method, self.dataset))]
+        if not wanted or not self._built() or "validation" in read_build(self.data)["counts"]["splits"]:
+            return
+        ours = "Give the dataset fewer folds, a larger `validation_users` or another `seed`"
+        theirs = f"Build {self.data} from more users or with a larger `--validation_users`"
+        raise ConfigError(
+            f"{self.title} has no validation users, on whom the training of {', '.join(wanted)} is evaluated. "
+            f"{theirs if self.dataset.source is None else ours}, or set `eval_strategy: 'no'` and "
+            "`load_best_model_at_end: false` in `train`."
+        )
 
     @cached_property
     def sha256(self) -> str:
@@ -216,7 +220,6 @@ class Part:
 
     def _train(self, method: str, seed: int, show: Callable[[str], None]) -> None:
         settings = dict(self.spec.settings(method, self.dataset))
-        self._check_validation()
         final, part = self.job(method, seed) / "model", self.job(method, seed) / "model.part"
         (self.job(method, seed) / "train.json").unlink(missing_ok=True)
         for old in (final, part):

@@ -262,18 +262,17 @@ def verdicts(section: Section, split: str | None = None) -> list[tuple[str, str,
 
 
 def also_shown(section: Section) -> list[str]:
-    """Splits of unseen users to look at beside a headline of few pairs or items, where they have more."""
+    """Splits of unseen users to look at beside a headline of few pairs or items: those with more of what it lacks most."""
 
-    def size(split: str) -> tuple[int, int]:
+    def size(split: str) -> tuple[float, float]:
+        """Pairs and items in units of what is enough."""
         found = [metric(result, split, k, "accuracy") for result in section.results for k in section.sizes(split)]
         counts = next((counts for counts in found if counts), {"n_pairs": 0})
-        return counts["n_pairs"], counts.get("n_items", _FEW_ITEMS)
+        return counts["n_pairs"] / _FEW_PAIRS, counts.get("n_items", _FEW_ITEMS) / _FEW_ITEMS
 
-    pairs, items = size(section.split)
-    if pairs >= _FEW_PAIRS and items >= _FEW_ITEMS:
-        return []
+    mine = min(size(section.split))
     unseen = [split for split in section.splits if "unseen_users" in split and split != section.split]
-    return [split for split in unseen if size(split)[0] > pairs]
+    return [split for split in unseen if mine < 1 and min(size(split)) > mine]
 
 
 def counted(number: int, noun: str) -> str:

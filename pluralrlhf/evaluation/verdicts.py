@@ -101,7 +101,7 @@ def verdict(
 
     Returns:
         `kind`, one of `worse` (than the baseline, whatever else it does), `no_user`, `ignores_user`, `uses_user`,
-        `any_context`, `not_told_apart`, `harmed`, `nothing_to_find`, `no_gain`, `unknown`; and `text`, a sentence's
+        `any_context`, `not_told_apart`, `no_controls`, `harmed`, `nothing_to_find`, `no_gain`, `unknown`; and `text`, a sentence's
         beginning without its subject.
     """
     over = metrics.get("gain_over_btl")
@@ -139,7 +139,7 @@ def _of_context(
     wrong = (controls or {}).get("gain_over_wrong_user")
     if _above(gain) and not controls:
         text = f"gains {interval(gain, True)} over its own k = 0{versus}; without controls it may be anybody's context"
-        return {"kind": "not_told_apart", "text": text}
+        return {"kind": "no_controls", "text": text}
     if _above(gain):
         if wrong is not None and not _above(wrong):
             # Few users, or users who are much alike, leave it open whose context it has to be.

@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..user_models import DEFAULT_USER_MODEL, build_config, user_model_class
 
 _FEW_PAIRS = 200
+_ACCURACY, _LOG_LOSS = ("validation_accuracy", True), ("validation_log_loss", False)
 
 
 @dataclass
@@ -111,6 +112,14 @@ class PersonalizedRewardConfig(RewardConfig):
         },
     )
 
+    choose_best_metric: bool = field(
+        default=False,
+        metadata={
+            "help": "Choose `metric_for_best_model` by the number of validation pairs; so where it is not given and "
+            "`load_best_model_at_end` is."
+        },
+    )
+
     def __post_init__(self):
         self._check()
         frozen_or_cpu = self.encoder is not None or not _has_accelerator()
@@ -122,9 +131,8 @@ class PersonalizedRewardConfig(RewardConfig):
         self.gradient_checkpointing = self.gradient_checkpointing and self.encoder is None and method.recomputable
         if self.encoder is not None and self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
             self.per_device_eval_batch_size = 1024
-        self._default_metric = self.load_best_model_at_end and self.metric_for_best_model is None
-        if self._default_metric:
-            self.metric_for_best_model, self.greater_is_better = "validation_accuracy", True
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model, self.greater_is_better, self.choose_best_metric = *_ACCURACY, True
         # Several processes without an accelerator form no group unless they are told to use the CPU.
         self.use_cpu = self.use_cpu or (int(os.environ.get("WORLD_SIZE", "1")) > 1 and not _has_accelerator())
         super().__post_init__()
@@ -139,8 +147,8 @@ class PersonalizedRewardConfig(RewardConfig):
         The accuracy of a few pairs is chance: the highest of ten may be that of a model that has learned the training
         users by heart. The log loss of the same pairs tells.
         """
-        if self._default_metric and n_pairs < _FEW_PAIRS:
-            self.metric_for_best_model, self.greater_is_better = "validation_log_loss", False
+        if self.choose_best_metric:
+            self.metric_for_best_model, self.greater_is_better = _LOG_LOSS if n_pairs < _FEW_PAIRS else _ACCURACY
 
     def _check_backbone_route(self) -> None:
         """Raises a `ConfigError` where a setting is for responses whose features do not depend on the user."""

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pluralrlhf.data.history import UserHistory
 from pluralrlhf.evaluation.controls import Context
-from pluralrlhf.evaluation.runner import EvaluationData
+from pluralrlhf.evaluation.evaluation_data import EvaluationData
 
 _SHARES = {
     "train": (30, 10),

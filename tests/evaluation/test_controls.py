@@ -9,8 +9,8 @@ from doubles import population
 
 from pluralrlhf.data.history import UserHistory
 from pluralrlhf.evaluation.controls import CONTEXT_CONTROLS, ControlContexts
+from pluralrlhf.evaluation.evaluation_data import user_types
 from pluralrlhf.evaluation.opinions import Opinions
-from pluralrlhf.evaluation.runner import user_types
 
 SPLITS = ("validation", "test_unseen_users_seen_items", "test_unseen_users_unseen_items")
 

@@ -128,7 +128,7 @@ def test_verdicts_tell_the_scorers_apart(found):
     controls = {**controls["6"], "flip_rate": {"value": 0.3}}
     assert verdict(metrics["6"], controls)["kind"] == "any_context"
     without = verdict(metrics["6"], None)
-    assert without["kind"] == "not_told_apart" and "without controls" in without["text"]
+    assert without["kind"] == "no_controls" and "without controls" in without["text"]
 
 
 def test_gain_over_the_baseline_is_paired_and_shares_of_the_ceiling_are_its_share(found):

@@ -118,7 +118,7 @@ class Ratings:
             default_prompt: The prompt of texts that answer none.
             split: How items will be divided: pairs of a seen and an unseen item are not made.
             permute: Permute ratings among those who rated the same response (see `data/placebo.py`).
-            dropped: Gets what was left out.
+            dropped: Gets what was left out; `mixed_items` of all two ratings of a user, whatever their gap.
         """
         table = self._averaged(dropped)
         if permute:

@@ -151,22 +151,27 @@ class RowReader:
             raise error.at(None, None, self.columns.found[name]) from None
 
     def _lacks_prompt(self, row: dict[str, Any]) -> bool:
-        """Whether the row's prompt is empty and `--default_prompt` takes its place."""
+        """Whether `--default_prompt` takes the place of a prompt: there is no such column, or the row's is empty."""
         if self.columns.default_prompt is None:
             return False
-        value = self.columns.need(row, "prompt")
-        return value is None or not (value.strip() if isinstance(value, str) else value)
+        if "prompt" not in self.columns.found:
+            if lookup(row, "prompt") is not MISSING:
+                remedy = f"Give every row a `prompt`, empty where there is none, {_SKIP}"
+                raise RowError("wrong_type", "a prompt, where the first row has none", remedy, column="prompt")
+            return True
+        value = lookup(row, self.columns.found["prompt"])
+        return value in (MISSING, None, []) or (isinstance(value, str) and not value.strip())
 
     def _prompt(self, row: dict[str, Any], *responses: Any) -> tuple[Any, ...]:
         """The prompt, and the responses without it where they repeat it."""
-        if "prompt" in self.columns.found and not self._lacks_prompt(row):
+        if self._lacks_prompt(row):
+            return messages(self.columns.default_prompt, "user"), *responses
+        if "prompt" in self.columns.found:
             prompt = self._text(row, "prompt", "user")
             n = len(prompt)
             if n and all(len(response) > n and response[:n] == prompt for response in responses):
                 return prompt, *(response[n:] for response in responses)
             return prompt, *responses
-        if self.columns.default_prompt is not None:
-            return messages(self.columns.default_prompt, "user"), *responses
         n = shared_prefix(*responses)
         if not n:
             found = "no prompt: the two texts share no first message"
