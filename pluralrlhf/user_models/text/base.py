@@ -156,6 +156,8 @@ class TextUserModel(UserModel):
         else:
             self.response = nn.Linear(feature_dim, config.hidden)
             self.text = nn.Linear(feature_dim, config.hidden)
+            # From the start a text goes with what is like it, which holds of topics that training has not seen, too.
+            self.text.load_state_dict(self.response.state_dict())
             self.head = mlp([3 * config.hidden, config.hidden, 1])
 
     @property
