@@ -262,9 +262,11 @@ def _print_summary(out: Any) -> None:
         people = "1 validation user" if judges == 1 else f"{judges} validation users"
         print(f"  note: only {people}, on whom every choice is made: raise --validation_users")
     if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, 300):
-        print(
-            f"  note: only {left} pair{'s' * (left > 1)} in {SPLITS[5]}, the headline: raise --test_users or --test_items"
-        )
+        given = build["parameters"]
+        users = "take fewer --n_user_folds" if given.get("n_user_folds") else "raise --test_users"
+        items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"
+        pairs = "1 pair" if left == 1 else f"{left} pairs"
+        print(f"  note: only {pairs} in {SPLITS[5]}, the headline: {users} or {items}")
     if SPLITS[5] in empty and build["parameters"].get("items") == "prompt" and _one_item(out):
         print("  note: all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not "
               "be told from another. Build it again with --items responses")  # fmt: skip
