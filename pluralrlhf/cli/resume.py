@@ -30,8 +30,7 @@ _SETTINGS = (
     "num_generations",
     "reward_form",
     "turn_lambda",
-    # What the best checkpoint so far was found by.
-    "metric_for_best_model",
+    # On how many validation pairs the best checkpoint so far was found; the metric follows from them.
     "max_eval_pairs_per_user",
 )
 

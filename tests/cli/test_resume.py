@@ -10,6 +10,7 @@ import pytest
 from pluralrlhf.cli import main
 from pluralrlhf.cli.resume import begin_training, checkpoint_to_resume
 from pluralrlhf.errors import ConfigError
+from pluralrlhf.trainers.reward_config import PersonalizedRewardConfig
 
 
 def arguments(out, **changed):
@@ -124,3 +125,19 @@ def test_other_data_is_refused(tmp_path, capsys, monkeypatch):
     assert main([*train, str(tmp_path / "0"), "--max_steps", "2", "--save_total_limit", "1"]) == 0
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
     assert (tmp_path / "run" / "_earlier" / "checkpoint-4" / "trainer_state.json").is_file()
+
+
+def test_a_metric_that_was_chosen_by_the_data_is_no_other_setting(tmp_path):
+    """The trainer chooses it after the checkpoint was looked for, and before the run is noted."""
+    out, asked = tmp_path / "run", {"encoder": "offline", "load_best_model_at_end": True}
+    asked |= {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 20, "save_steps": 20}
+    args = PersonalizedRewardConfig(str(out), **asked)
+    args.choose_metric(50)
+    assert args.metric_for_best_model == "validation_log_loss"
+    begin_training(args, None)
+    (out / "checkpoint-20").mkdir()
+    (out / "checkpoint-20" / "trainer_state.json").write_text(json.dumps({"global_step": 20, "epoch": 2}))
+    assert checkpoint_to_resume(PersonalizedRewardConfig(str(out), **asked), True) == str(out / "checkpoint-20")
+    fewer = PersonalizedRewardConfig(str(out), **asked, max_eval_pairs_per_user=3)
+    with pytest.raises(ConfigError, match="`max_eval_pairs_per_user` was None and is 3"):
+        checkpoint_to_resume(fewer, True)
