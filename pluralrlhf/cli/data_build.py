@@ -241,6 +241,7 @@ def _one_item(out: Any) -> bool:
 def _print_summary(out: Any) -> None:
     from ..data import read_build
     from ..data.schema import SPLITS, VALIDATION
+    from ..evaluation.tables import counted
 
     build = read_build(out)
     counts = build["counts"]
@@ -259,14 +260,14 @@ def _print_summary(out: Any) -> None:
         print(f"  note: white space around {changed:,} user and item ids was taken off")
     empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in counts["splits"]]
     if (judges := counts["splits"].get(VALIDATION, {}).get("users", 0)) in range(1, 10):
-        people = "1 validation user" if judges == 1 else f"{judges} validation users"
-        print(f"  note: only {people}, on whom every choice is made: raise --validation_users")
+        print(
+            f"  note: only {counted(judges, 'validation user')}, on whom every choice is made: raise --validation_users"
+        )
     if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, 300):
         given = build["parameters"]
         users = "take fewer --n_user_folds" if given.get("n_user_folds") else "raise --test_users"
         items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"
-        pairs = "1 pair" if left == 1 else f"{left} pairs"
-        print(f"  note: only {pairs} in {SPLITS[5]}, the headline: {users} or {items}")
+        print(f"  note: only {counted(left, 'pair')} in {SPLITS[5]}, the headline: {users} or {items}")
     if SPLITS[5] in empty and build["parameters"].get("items") == "prompt" and _one_item(out):
         print("  note: all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not "
               "be told from another. Build it again with --items responses")  # fmt: skip

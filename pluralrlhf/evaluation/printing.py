@@ -7,11 +7,11 @@ from typing import Any
 from .tables import (
     Results,
     Table,
-    also_shown,
     controls_table,
     detectable,
     folds_table,
     headline_table,
+    headlines,
     quality_table,
     sections,
     verdicts,
@@ -52,15 +52,9 @@ def print_summary(results: Results, console: Any = None) -> None:
             shown.add_row(*start, row[0], *(cells.get(column, "") for column in columns), style=style)
         shown.add_section()
     console.print(shown)
-    for section, table in zip(found, tables):
+    for section in found:
         name = f"{section.dataset}, " if show_data else ""
-        console.print(
-            f"[bold]{name}{SPLIT_TITLES.get(section.split, section.split)}[/bold]: {' '.join(table.notes)}",
-            highlight=False,
-        )
-        for method, _, text in verdicts(section):
-            console.print(f"  {method}: {text}.", highlight=False, markup=False)
-        for split in also_shown(section):
+        for split in headlines(section):
             notes = " ".join(headline_table(section, split).notes)
             console.print(f"[bold]{name}{SPLIT_TITLES.get(split, split)}[/bold]: {notes}", highlight=False)
             for method, _, text in verdicts(section, split):
@@ -74,10 +68,9 @@ def markdown_summary(results: Results, title: str) -> str:
     parts = [f"# {title}\n"]
     for section in sections(results):
         parts.append(f"## {section.dataset}\n")
-        parts += [f"- `{method}` {text}." for method, _, text in verdicts(section)]
-        parts.append("")
-        for split in also_shown(section):
-            parts.append(f"On {SPLIT_TITLES.get(split, split)}, where there is more data:\n")
+        for split in headlines(section):
+            if split != section.split:
+                parts.append(f"On {SPLIT_TITLES.get(split, split)}, where there is more data:\n")
             parts += [f"- `{method}` {text}." for method, _, text in verdicts(section, split)]
             parts.append("")
         parts += [sentence + "\n"] if (sentence := detectable(section)) else []

@@ -18,11 +18,11 @@ from .summary import Dataset, collect, read_results
 from .tables import (
     Section,
     Table,
-    also_shown,
     controls_table,
     detectable,
     folds_table,
     headline_table,
+    headlines,
     quality_table,
     sections,
     verdicts,
@@ -221,7 +221,7 @@ def _section(section: Section, figures: Sequence[Figure], sources: Sequence[Sour
         "k": section.sizes(section.split)[-1],
         "verdicts": [
             {"method": method, "text": f"{place}{text}", "badge": _BADGES[kind][0], "tone": _BADGES[kind][1]}
-            for split in [section.split, *also_shown(section)]
+            for split in headlines(section)
             for place in ["" if split == section.split else f"on {SPLIT_TITLES.get(split, split)}: "]
             for method, kind, text in verdicts(section, split)
         ],

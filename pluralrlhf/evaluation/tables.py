@@ -128,9 +128,7 @@ def headline_table(section: Section, split: str | None = None) -> Table:
     seeds = sorted({len(result["seeds"]) for result in section.results})
     notes = []
     if counts:
-        seeds_text = (
-            f"{seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
-        )
+        seeds_text = counted(seeds[0], "seed") if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds"
         items = f"{counted(counts['n_items'], 'item')}, " if "n_items" in counts else ""
         notes.append(
             f"{counted(counts['n_users'], 'user')}, {items}{counted(counts['n_pairs'], 'pair')}, {seeds_text}; % with 95 % "
@@ -261,8 +259,8 @@ def verdicts(section: Section, split: str | None = None) -> list[tuple[str, str,
     ]
 
 
-def also_shown(section: Section) -> list[str]:
-    """Splits of unseen users to look at beside a headline of few pairs or items: those with more of what it lacks most."""
+def headlines(section: Section) -> list[str]:
+    """The split to look at first and, where it has few pairs or items, those of unseen users with more of what it lacks."""
 
     def size(split: str) -> tuple[float, float]:
         """Pairs and items in units of what is enough."""
@@ -272,7 +270,7 @@ def also_shown(section: Section) -> list[str]:
 
     mine = min(size(section.split))
     unseen = [split for split in section.splits if "unseen_users" in split and split != section.split]
-    return [split for split in unseen if mine < 1 and min(size(split)) > mine]
+    return [section.split, *(split for split in unseen if mine < 1 and min(size(split)) > mine)]
 
 
 def counted(number: int, noun: str) -> str:

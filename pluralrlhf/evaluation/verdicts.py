@@ -101,8 +101,8 @@ def verdict(
 
     Returns:
         `kind`, one of `worse` (than the baseline, whatever else it does), `no_user`, `ignores_user`, `uses_user`,
-        `any_context`, `not_told_apart`, `no_controls`, `harmed`, `nothing_to_find`, `no_gain`, `unknown`; and `text`, a sentence's
-        beginning without its subject.
+        `any_context`, `not_told_apart`, `no_controls`, `harmed`, `nothing_to_find`, `no_gain`, `unknown`; and `text`,
+        a sentence's beginning without its subject.
     """
     over = metrics.get("gain_over_btl")
     worse = _below(over)
