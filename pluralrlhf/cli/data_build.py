@@ -229,18 +229,21 @@ def _overview(prog: str) -> str:
 
 
 def _one_item(out: Any) -> bool:
-    """Whether all training pairs are about one item."""
+    """Whether all pairs, of every split, are about one item."""
     import pyarrow.compute as pc
 
     from ..data import load_pairs
 
-    items = load_pairs(out)["train"].with_format("arrow")["item_ids"][:]
-    return pc.count_distinct(pc.list_flatten(items)).as_py() == 1
+    found: set[str] = set()
+    for pairs in load_pairs(out).values():
+        items = pc.list_flatten(pairs.with_format("arrow")["item_ids"][:])
+        found.update(pc.unique(items).slice(0, 2).to_pylist())
+    return len(found) == 1
 
 
 def _print_summary(out: Any) -> None:
     from ..data import read_build
-    from ..data.schema import SPLITS, VALIDATION
+    from ..data.schema import FEW_PAIRS, SPLITS, VALIDATION
     from ..evaluation.tables import counted
 
     build = read_build(out)
@@ -263,7 +266,7 @@ def _print_summary(out: Any) -> None:
         print(
             f"  note: only {counted(judges, 'validation user')}, on whom every choice is made: raise --validation_users"
         )
-    if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, 300):
+    if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, FEW_PAIRS):
         given = build["parameters"]
         users = "take fewer --n_user_folds" if given.get("n_user_folds") else "raise --test_users"
         items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"

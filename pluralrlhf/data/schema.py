@@ -45,6 +45,8 @@ USER_COLUMNS = ("user_id", "profile", "attributes", "conversations")
 MAX_CHARS = 1_000_000  # a text; some 250,000 tokens, more than any reward model reads
 MAX_ID_CHARS = 512
 
+FEW_PAIRS = 200  # of which an accuracy says little: its standard error is some 3.5 points
+
 # Control characters other than white space, and halves of surrogate pairs (no valid UTF-8).
 _FORBIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 _SKIP = "or drop such rows with --skip_invalid"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .drawing import COLOURS, GREY, Figure, canvas, save, write_csv
+from .drawing import COLOURS, GREY, Figure, add_legend, canvas, save, write_csv
 
 
 def draw(content: Mapping[str, Any], folder: Path) -> list[Figure]:
@@ -51,10 +51,7 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
             )
         of = "votes for one of a pair" if kind == "pairs" else "comparisons that a response won"
         axes.set(xlabel=f"{of}, %", ylabel="predicted, %")
-        if len(content["methods"]) > 4:
-            figure.legend(loc="outside right upper")
-        else:
-            axes.legend(loc="upper left")
+        add_legend(figure, axes, "upper left", crowded=len(content["methods"]) > 4)
         png = save(figure, path)
     return Figure(
         "Vote shares",

@@ -86,6 +86,14 @@ class canvas:
         self.context.__exit__(*exception)
 
 
+def add_legend(figure: Any, axes: Any, loc: str, crowded: bool) -> None:
+    """A legend at a place inside the axes or, where there are too many lines for it, beside them."""
+    if crowded:
+        figure.legend(loc="outside right upper")
+    else:
+        axes.legend(loc=loc)
+
+
 def save(figure: Any, path: Path) -> Path:
     """Writes a figure beside its CSV."""
     png = path.with_suffix(".png")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .drawing import COLOURS, GREY, Figure, canvas, colour_of, save, slug, write_csv
+from .drawing import COLOURS, GREY, Figure, add_legend, canvas, colour_of, save, slug, write_csv
 from .split_scores import SplitScores, load_scores
 from .storage import Source
 from .tables import Section, label, metric
@@ -76,11 +76,9 @@ def accuracy_curves(section: Section, folder: Path) -> Figure | None:
         axes.set_xlabel("pairs of the user shown (k)")
         axes.set_ylabel("accuracy, %")
         axes.set_title(SPLIT_TITLES.get(split, split))
-        if len(section.results) > _LEGEND_INSIDE:
+        if crowded := len(section.results) > _LEGEND_INSIDE:
             figure.set_size_inches(7.6, 3.9)
-            figure.legend(loc="outside right upper")
-        else:
-            axes.legend(loc="best")
+        add_legend(figure, axes, "best", crowded)
         png = save(figure, path)
     return Figure(
         "Accuracy against the number of the user's pairs shown",

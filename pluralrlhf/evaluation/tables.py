@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.schema import FEW_PAIRS
 from .verdicts import EXACT_CEILING, SPLIT_TITLES, headline_split, interval, points, reference_title
 
 Results = Sequence[Mapping[str, Any]]
@@ -26,8 +27,8 @@ _QUALITY_COLUMNS = {
     "agreed_accuracy": "agreed pairs",
     "atypical_accuracy": "atypical users",
 }
-# Below these a headline is shown with its sibling on items that training saw.
-_FEW_PAIRS, _FEW_ITEMS = 200, 10
+# Below this, or `FEW_PAIRS`, a headline is shown with its sibling on items that training saw.
+_FEW_ITEMS = 10
 
 
 @dataclass
@@ -266,7 +267,7 @@ def headlines(section: Section) -> list[str]:
         """Pairs and items in units of what is enough."""
         found = [metric(result, split, k, "accuracy") for result in section.results for k in section.sizes(split)]
         counts = next((counts for counts in found if counts), {"n_pairs": 0})
-        return counts["n_pairs"] / _FEW_PAIRS, counts.get("n_items", _FEW_ITEMS) / _FEW_ITEMS
+        return counts["n_pairs"] / FEW_PAIRS, counts.get("n_items", _FEW_ITEMS) / _FEW_ITEMS
 
     mine = min(size(section.split))
     unseen = [split for split in section.splits if "unseen_users" in split and split != section.split]

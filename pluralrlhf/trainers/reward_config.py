@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from trl import RewardConfig
 
+from ..data.schema import FEW_PAIRS
 from ..errors import ConfigError
 from ..user_models import DEFAULT_USER_MODEL, build_config, user_model_class
 
-_FEW_PAIRS = 200
 _ACCURACY, _LOG_LOSS = ("validation_accuracy", True), ("validation_log_loss", False)
 
 
@@ -148,7 +148,7 @@ class PersonalizedRewardConfig(RewardConfig):
         users by heart. The log loss of the same pairs tells.
         """
         if self.choose_best_metric:
-            self.metric_for_best_model, self.greater_is_better = _LOG_LOSS if n_pairs < _FEW_PAIRS else _ACCURACY
+            self.metric_for_best_model, self.greater_is_better = _LOG_LOSS if n_pairs < FEW_PAIRS else _ACCURACY
 
     def _check_backbone_route(self) -> None:
         """Raises a `ConfigError` where a setting is for responses whose features do not depend on the user."""

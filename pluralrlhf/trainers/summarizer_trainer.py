@@ -14,18 +14,18 @@ from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from trl import GRPOTrainer
 
-from ..data.history import mix, stable_hash
+from ..data.history import stable_hash
 from ..errors import ConfigError, loading
 from ..features.rendering import neutralize_special_tokens
 from ..metrics import user_mean
 from ..user_models.text import UserContext, context_messages
 from ..user_models.text.base import first_words
-from ..user_models.text.extract import take
 from ..user_models.text.plus import clean, request, request_ids
 from .model_card import PLUS
 from .preparation import prepare
 from .sampling import EpochRepeatSampler
 from .summarizer_config import SummarizerConfig
+from .summarizer_draws import SummarizerDraws, default_warmup_text
 from .summarizer_reader import SummaryReader, load_reader
 from .summarizer_state import load_pair_state, save_pair, save_pair_state
 from .text_data import TextPairData
@@ -137,11 +137,10 @@ class SummarizerTrainer(GRPOTrainer):
         if self.pairs.frozen:
             head.set_feature_noise(args.reward_feature_noise)
         self._eval_rows = None if eval_dataset is None else self.pairs.add("validation", eval_dataset)
-        if warmup_text is None:
-            warmup_text = _warmup_text(args)
-        self.warmup_text = warmup_text
-        self._train_users = self._eligible(self._train_rows, args, "train_dataset")
-        self._eval_users = {} if eval_dataset is None else self._eligible(self._eval_rows, args, "eval_dataset")
+        self.warmup_text = warmup_text or default_warmup_text(args)
+        self.draws = SummarizerDraws(self.pairs, args)
+        self._train_users = self.draws.users(self._train_rows, "train_dataset")
+        self._eval_users = {} if eval_dataset is None else self.draws.users(self._eval_rows, "eval_dataset")
         placeholder = [{"role": "user", "content": "?"}]
         rows = Dataset.from_dict({"prompt": [placeholder] * len(self._train_users), "user": list(self._train_users)})
 
@@ -168,45 +167,10 @@ class SummarizerTrainer(GRPOTrainer):
                 f"accelerate is set to {kind}, which cannot shard two models that train at once. Use DDP."
             )
 
-    # Contexts and targets
-
-    def _eligible(self, rows: np.ndarray, args: SummarizerConfig, name: str) -> dict[int, int]:
-        """User code -> a row of theirs, for users with a context of the smallest size and a pair left."""
-        history = self.pairs.history
-        users, first = np.unique(history.user[rows], return_index=True)
-        sizes = history.pool_size(rows[first])
-        # From the `users` config no pair is needed for context but the one that tells whose it is.
-        found = {int(u): int(rows[f]) for u, f, n in zip(users, first, sizes) if n > args.min_context}
-        if not found:
-            raise ConfigError(
-                f"`{name}`: no user has more than `min_context` ({args.min_context}) pairs. Lower `min_context`, or "
-                "build the data with more pairs a user."
-            )
-        return found
-
-    def draw(self, user_row: int, salt: str, k: int, n_targets: int) -> tuple[np.ndarray, np.ndarray]:
-        """A context of up to `k` pairs and up to `n_targets` others of the same user that share no item with it."""
-        history = self.pairs.history
-        pool = history.pool(user_row)
-        pool = pool[np.argsort(mix(history.pair_key[pool], stable_hash(salt)), kind="stable")]
-        context, targets = pool[:k], pool[:0]
-        while len(context) and not len(targets):
-            rest = pool[len(context) :]
-            targets = rest[~history.conflicts(rest, context).any(1)][:n_targets]
-            context = context if len(targets) else context[:-1]
-        return context, targets
+    # Prompts
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> EpochRepeatSampler:
         return EpochRepeatSampler.like(super()._get_train_sampler(dataset), self.args.seed)
-
-    def _draw_training(self, user: int, salt: str) -> tuple[np.ndarray, np.ndarray]:
-        args = self.args
-        span = args.n_context - args.min_context + 1
-        k = args.min_context + stable_hash(f"{salt}:n_context:{user}") % span
-        return self.draw(self._train_users[user], f"{salt}:{user}", k, args.n_targets)
-
-    def _context(self, rows: np.ndarray) -> UserContext:
-        return self.pairs.user_contexts(np.asarray(rows)[None])[0]
 
     def _chat(self, context: UserContext) -> list[dict[str, str]]:
         """The summariser's messages; pairs that do not fit into `max_context_tokens` are left out."""
@@ -224,8 +188,8 @@ class SummarizerTrainer(GRPOTrainer):
         drawn: dict[int, dict[str, Any]] = {}
         for row in inputs:
             if row["user"] not in drawn:
-                context, targets = self._draw_training(row["user"], salt)
-                shown = self._context(context)
+                context, targets = self.draws.training(self._train_users[row["user"]], salt)
+                shown = self.draws.shown(context)
                 chat = request(self._chat(shown))
                 clean_chat = [
                     {**m, "content": neutralize_special_tokens(m["content"], self.processing_class)} for m in chat
@@ -293,8 +257,8 @@ class SummarizerTrainer(GRPOTrainer):
             chosen = rng.permutation(len(users))[: args.warmup_batch_size][rank::world]
             examples = []
             for user in (users[i] for i in chosen):
-                context, targets = self._draw_training(user, f"warmup:{args.seed}:{step}")
-                examples.append((self.warmup_text(self._context(context)), targets.tolist()))
+                context, targets = self.draws.training(self._train_users[user], f"warmup:{args.seed}:{step}")
+                examples.append((self.warmup_text(self.draws.shown(context)), targets.tolist()))
             accuracies.append(self.reading.update(examples, len(examples))[1])
         if accuracies:
             self._report_warm_up(float(np.mean(accuracies[-20:])))
@@ -360,8 +324,10 @@ class SummarizerTrainer(GRPOTrainer):
         head._known.clear()
         rows, owner, contexts = [], [], []
         for number, row in enumerate(self._eval_users.values()):
-            context, targets = self.draw(row, f"validation:{number}", args.n_context, args.max_eval_pairs_per_user)
-            contexts.append(self._context(context))
+            context, targets = self.draws.draw(
+                row, f"validation:{number}", args.n_context, args.max_eval_pairs_per_user
+            )
+            contexts.append(self.draws.shown(context))
             rows += targets.tolist()
             owner += [number] * len(targets)
         texts, owner, rows = head.texts(contexts), np.array(owner), np.array(rows)
@@ -395,19 +361,3 @@ class SummarizerTrainer(GRPOTrainer):
             super().save_model(output_dir, _internal_call)
         elif self.is_world_process_zero():
             save_pair(self, Path(output_dir or self.args.output_dir), best=self.args.keep_best)
-
-
-def _warmup_text(args: SummarizerConfig) -> Callable[[UserContext], str]:
-    if args.topics:
-        from .summarizer_start import TopicStatements
-
-        return TopicStatements(args.topics, args.seed).of_context
-    settings = args.user_model_kwargs or {}
-    words = settings.get("max_words", 50) if isinstance(settings, dict) else 50
-
-    def sentences_of(context: UserContext) -> str:
-        from ..user_models.text.base import as_text
-
-        return take([as_text(pair["chosen"]) for pair in context.sorted_pairs()], words)
-
-    return sentences_of

@@ -196,9 +196,9 @@ def test_a_saved_pair_scores_as_in_training(finished, tmp_path):
 def test_contexts_and_targets_share_nothing_and_are_the_same_for_a_group(finished):
     one = finished[3]
     history = one.pairs.history
-    for user in one._train_users:
-        context, targets = one._draw_training(user, "salt")
-        again = one._draw_training(user, "salt")
+    for user, row in one._train_users.items():
+        context, targets = one.draws.training(row, "salt")
+        again = one.draws.training(row, "salt")
         assert np.array_equal(context, again[0]) and np.array_equal(targets, again[1])
         assert len(targets) == 2
         assert not history.conflicts(targets, context).any()
