@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -144,14 +145,18 @@ class RewardModelScorer:
         return self._score(rows, self.encode(context), predictive)
 
     def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
-        # A fixed set of random users: a score does not depend on the batch it is computed in.
-        with torch.inference_mode():
-            generator = torch.Generator(self.device).manual_seed(0)
-            state = self.model.user_model.random_state(_RANDOM_USERS, generator)
-        if state is None:
+        if self._random_users is None:
             return None
         users = torch.from_numpy((draw % np.uint64(_RANDOM_USERS)).astype(np.int64))
-        return self._score(rows, state.to(self.device).rows(users.to(self.device)), predictive=False)
+        return self._score(rows, self._random_users.rows(users.to(self.device)), predictive=False)
+
+    @cached_property
+    @torch.inference_mode()
+    def _random_users(self) -> UserState | None:
+        """A fixed set of random users: a score does not depend on the batch it is computed in."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        state = self.model.user_model.random_state(_RANDOM_USERS, generator)
+        return None if state is None else state.to(self.device)
 
     @torch.inference_mode()
     def _score(self, rows: np.ndarray, state, predictive: bool) -> Scores:
