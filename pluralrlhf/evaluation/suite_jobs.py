@@ -137,12 +137,7 @@ class Part:
 
     @cached_property
     def build_key(self) -> str:
-        files = []
-        path = self.dataset.parameters.get("path")
-        for file in sorted(Path(path).rglob("*")) if path and Path(path).is_dir() else ([Path(path)] if path else []):
-            if file.is_file():
-                files.append((str(file), file.stat().st_size, file.stat().st_mtime_ns))
-        code = _code_hash(("data",))
+        files, code = _files(self.dataset.parameters.get("path")), _code_hash(("data",))
         return _hash(
             self.dataset.source, self.dataset.parameters, self.dataset.fold_build(self.fold), self.placebo, files, code
         )
@@ -189,10 +184,14 @@ class Part:
         return load_pairs(self.data)
 
     @cached_property
+    def users(self):
+        return load_users(self.data)
+
+    @cached_property
     def evaluation(self) -> EvaluationData:
         columns = ["user_id", "pair_id", "item_ids"]
         history = UserHistory({name: split.select_columns(columns) for name, split in self.pairs.items()})
-        return EvaluationData.load(self.pairs, history, load_users(self.data))
+        return EvaluationData.load(self.pairs, history, self.users)
 
     @property
     def splits(self) -> list[str]:
@@ -206,9 +205,10 @@ class Part:
     def training_key(self, method: str, seed: int) -> str:
         settings = self.spec.settings(method, self.dataset)
         module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
-        return _hash(
-            self.sha256, settings, seed, _code_hash((*_TRAINING_CODE, f"user_models/{module.replace('.', '/')}.py"))
-        )
+        code = _code_hash((*_TRAINING_CODE, f"user_models/{module.replace('.', '/')}.py"))
+        # What a local backbone holds counts, not what its folder is called.
+        backbone = _files(settings.get("model_name_or_path"))
+        return _hash(self.sha256, settings, seed, code, *([backbone] if backbone else []))
 
     def _trained(self, method: str, seed: int) -> bool:
         job = self.job(method, seed)
@@ -226,7 +226,7 @@ class Part:
             shutil.rmtree(old, ignore_errors=True)
         start = time.perf_counter()
         with quiet():
-            train_reward_model(settings, self.pairs, part, seed, show, load_users(self.data))
+            train_reward_model(settings, self.pairs, part, seed, show, self.users)
         part.rename(final)
         record = {"key": self.training_key(method, seed), "seconds": time.perf_counter() - start}
         write_json(self.job(method, seed) / "train.json", record)
@@ -261,7 +261,7 @@ class Part:
                 self.pairs,
                 names=[method],
                 progress=False,
-                users=load_users(self.data),
+                users=self.users,
                 shared=self._shared_pairs,
                 feature_cache=self.spec.settings(method, self.dataset).get("feature_cache"),
             )
@@ -322,7 +322,7 @@ class Part:
 
     def forget(self) -> None:
         """Drops what is in memory, which the next part does not need."""
-        for name in ("pairs", "evaluation", "_shared_pairs"):
+        for name in ("pairs", "users", "evaluation", "_shared_pairs"):
             self.__dict__.pop(name, None)
 
 
@@ -343,6 +343,12 @@ def results_key(parts: Sequence[Part], n_replicates: int) -> str:
         (part.title, m, s, part.evaluation_key(m, s)) for part in parts for m in part.methods for s in part.spec.seeds
     ]
     return _hash(models, [part.reference_key for part in parts if part.has_reference], n_replicates)
+
+
+def _files(path: str | None) -> list[tuple[str, int, int]]:
+    """Name, size and time of all files at a local path; none for a path that is none, such as the id of a repository."""
+    found = [] if path is None else [Path(path), *Path(path).rglob("*")]
+    return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(found) if f.is_file()]
 
 
 def _hash(*parts: Any) -> str:

@@ -297,6 +297,24 @@ def test_data_of_other_settings_are_other_data(suite, tmp_path):
     assert result["data_sha256"] != first["data_sha256"]
 
 
+def test_another_backbone_in_the_same_folder_is_another_training(suite, tmp_path):
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    weights = folder / "model.safetensors"
+
+    def key(name: str) -> str:
+        settings = {"user_model": "btl", "model_name_or_path": name}
+        spec = parse_suite(edited(methods={"btl": settings}, train={"max_steps": 1}), "x")
+        return suite_jobs.Part(spec, spec.datasets[0], 0, suite / "out", False).training_key("btl", 0)
+
+    weights.write_text("one")
+    here, elsewhere = key(str(folder)), key("some/repository")
+    assert key(str(folder)) == here
+    weights.write_text("other")
+    assert key(str(folder)) != here
+    assert key("some/repository") == elsewhere
+
+
 @pytest.mark.parametrize("stamp", ["train.json", "pets.json"])
 def test_a_kill_between_work_and_its_stamp_leaves_no_older_stamp(suite, monkeypatch, tmp_path, stamp):
     out, write = tmp_path / "out", suite_jobs.write_json
