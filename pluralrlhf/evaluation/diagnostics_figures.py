@@ -10,6 +10,8 @@ import numpy as np
 
 from .drawing import COLOURS, GREY, Figure, add_legend, canvas, save, write_csv
 
+_LEGEND_INSIDE = 4  # with more entries it would cover the points
+
 
 def draw(content: Mapping[str, Any], folder: Path) -> list[Figure]:
     """What there is to draw: vote shares, groups, wrong labels, best of n."""
@@ -32,8 +34,9 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
     shown = [row for row in rows if row[1] == kind]
     if len(shown) < 3:
         return None
+    crowded = len(content["methods"]) > _LEGEND_INSIDE
     path = write_csv(folder / "vote_shares.csv", ["method", "of", "n_users", "real", "predicted"], rows)
-    with canvas(5.6 if len(content["methods"]) <= 4 else 7.2, 3.7) as (figure, axes):
+    with canvas(7.2 if crowded else 5.6, 3.7) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=":")
         for number, method in enumerate(content["methods"]):
             real, predicted = np.array([row[3:5] for row in shown if row[0] == method], dtype=float).T
@@ -51,7 +54,7 @@ def _shares(content: Mapping[str, Any], folder: Path, n_bins: int = 8) -> Figure
             )
         of = "votes for one of a pair" if kind == "pairs" else "comparisons that a response won"
         axes.set(xlabel=f"{of}, %", ylabel="predicted, %")
-        add_legend(figure, axes, "upper left", crowded=len(content["methods"]) > 4)
+        add_legend(figure, axes, "upper left", crowded)
         png = save(figure, path)
     return Figure(
         "Vote shares",

@@ -206,9 +206,9 @@ class Part:
         settings = self.spec.settings(method, self.dataset)
         module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
         code = _code_hash((*_TRAINING_CODE, f"user_models/{module.replace('.', '/')}.py"))
-        # What a local backbone holds counts, not what its folder is called.
-        backbone = _files(settings.get("model_name_or_path"))
-        return _hash(self.sha256, settings, seed, code, *([backbone] if backbone else []))
+        # Of a local backbone or encoder its files count too.
+        local = [_files(settings.get(name)) for name in ("model_name_or_path", "encoder")]
+        return _hash(self.sha256, settings, seed, code, *(files for files in local if files))
 
     def _trained(self, method: str, seed: int) -> bool:
         job = self.job(method, seed)
@@ -346,8 +346,8 @@ def results_key(parts: Sequence[Part], n_replicates: int) -> str:
 
 
 def _files(path: str | None) -> list[tuple[str, int, int]]:
-    """Name, size and time of all files at a local path; none for a path that is none, such as the id of a repository."""
-    found = [] if path is None else [Path(path), *Path(path).rglob("*")]
+    """Name, size and time of all files at a local path; none for what is no path, such as the id of a repository."""
+    found = [Path(path), *Path(path).rglob("*")] if path else []
     return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(found) if f.is_file()]
 
 

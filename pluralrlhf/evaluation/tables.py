@@ -27,7 +27,7 @@ _QUALITY_COLUMNS = {
     "agreed_accuracy": "agreed pairs",
     "atypical_accuracy": "atypical users",
 }
-# Below this, or `FEW_PAIRS`, a headline is shown with its sibling on items that training saw.
+# With fewer items than this, or fewer pairs than `FEW_PAIRS`, a headline is shown with its sibling on items that training saw.
 _FEW_ITEMS = 10
 
 

@@ -25,7 +25,7 @@ class PersonalizedRewardConfig(RewardConfig):
     CPU, memory is pinned only where there is an accelerator, `per_device_eval_batch_size` is 1024 for frozen features;
     `gradient_checkpointing` is also off for user models that cannot be recomputed (`p_ttt`);
     with `load_best_model_at_end` the metric is `validation_accuracy`, the mean over validation users, or
-    `validation_log_loss` where there are fewer than 200 validation pairs.
+    `validation_log_loss` where there are fewer validation pairs than `data.schema.FEW_PAIRS` (200).
     """
 
     _VALID_DICT_FIELDS = [*RewardConfig._VALID_DICT_FIELDS, "user_model_kwargs"]

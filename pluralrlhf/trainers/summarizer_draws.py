@@ -26,7 +26,7 @@ class SummarizerDraws:
     def __init__(self, pairs: TextPairData, args: SummarizerConfig):
         self.pairs, self.args = pairs, args
 
-    def users(self, rows: np.ndarray, name: str) -> dict[int, int]:
+    def eligible(self, rows: np.ndarray, name: str) -> dict[int, int]:
         """User code -> a row of theirs, for users with a context of the smallest size and a pair left.
 
         Raises:
@@ -56,7 +56,7 @@ class SummarizerDraws:
             context = context if len(targets) else context[:-1]
         return context, targets
 
-    def training(self, user_row: int, salt: str) -> tuple[np.ndarray, np.ndarray]:
+    def for_training(self, user_row: int, salt: str) -> tuple[np.ndarray, np.ndarray]:
         """A training user's context, of a size that is drawn as well, and targets."""
         args, user = self.args, int(self.pairs.history.user[user_row])
         span = args.n_context - args.min_context + 1

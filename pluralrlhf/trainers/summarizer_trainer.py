@@ -139,8 +139,8 @@ class SummarizerTrainer(GRPOTrainer):
         self._eval_rows = None if eval_dataset is None else self.pairs.add("validation", eval_dataset)
         self.warmup_text = warmup_text or default_warmup_text(args)
         self.draws = SummarizerDraws(self.pairs, args)
-        self._train_users = self.draws.users(self._train_rows, "train_dataset")
-        self._eval_users = {} if eval_dataset is None else self.draws.users(self._eval_rows, "eval_dataset")
+        self._train_users = self.draws.eligible(self._train_rows, "train_dataset")
+        self._eval_users = {} if eval_dataset is None else self.draws.eligible(self._eval_rows, "eval_dataset")
         placeholder = [{"role": "user", "content": "?"}]
         rows = Dataset.from_dict({"prompt": [placeholder] * len(self._train_users), "user": list(self._train_users)})
 
@@ -188,7 +188,7 @@ class SummarizerTrainer(GRPOTrainer):
         drawn: dict[int, dict[str, Any]] = {}
         for row in inputs:
             if row["user"] not in drawn:
-                context, targets = self.draws.training(self._train_users[row["user"]], salt)
+                context, targets = self.draws.for_training(self._train_users[row["user"]], salt)
                 shown = self.draws.shown(context)
                 chat = request(self._chat(shown))
                 clean_chat = [
@@ -257,7 +257,7 @@ class SummarizerTrainer(GRPOTrainer):
             chosen = rng.permutation(len(users))[: args.warmup_batch_size][rank::world]
             examples = []
             for user in (users[i] for i in chosen):
-                context, targets = self.draws.training(self._train_users[user], f"warmup:{args.seed}:{step}")
+                context, targets = self.draws.for_training(self._train_users[user], f"warmup:{args.seed}:{step}")
                 examples.append((self.warmup_text(self.draws.shown(context)), targets.tolist()))
             accuracies.append(self.reading.update(examples, len(examples))[1])
         if accuracies:

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from pluralrlhf.cli import main
-from pluralrlhf.cli.data_build import build_parser
+from pluralrlhf.cli.data_build import _one_item, build_parser
 from pluralrlhf.data.sources import SOURCES, source_class
 
 ROWS = "annotator,question,better,worse\n" + "".join(
@@ -201,3 +202,11 @@ def test_a_table_with_one_prompt_is_told_to_take_responses_for_items(tmp_path, c
     assert "--items responses" in capsys.readouterr().out
     assert main([*build, str(tmp_path / "b"), "--items", "responses"]) == 0
     assert "--items responses" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("others, one", [(["q"], True), (["q", "r"], False), (["r"], False)])
+def test_one_prompt_is_that_of_all_splits(monkeypatch, others, one):
+    splits = {"train": ["q", "q"], "validation": others}
+    made = {name: Dataset.from_dict({"item_ids": [[item] for item in items]}) for name, items in splits.items()}
+    monkeypatch.setattr("pluralrlhf.data.load_pairs", lambda folder: made)
+    assert _one_item("x") is one

@@ -297,22 +297,22 @@ def test_data_of_other_settings_are_other_data(suite, tmp_path):
     assert result["data_sha256"] != first["data_sha256"]
 
 
-def test_another_backbone_in_the_same_folder_is_another_training(suite, tmp_path):
+@pytest.mark.parametrize("name", ["model_name_or_path", "encoder"])
+def test_other_weights_in_the_same_folder_are_another_training(suite, tmp_path, name):
     folder = tmp_path / "backbone"
     folder.mkdir()
     weights = folder / "model.safetensors"
 
-    def key(name: str) -> str:
-        settings = {"user_model": "btl", "model_name_or_path": name}
+    def key(path: str, name: str) -> str:
+        settings = {"user_model": "btl", name: path}
         spec = parse_suite(edited(methods={"btl": settings}, train={"max_steps": 1}), "x")
         return suite_jobs.Part(spec, spec.datasets[0], 0, suite / "out", False).training_key("btl", 0)
 
     weights.write_text("one")
-    here, elsewhere = key(str(folder)), key("some/repository")
-    assert key(str(folder)) == here
+    before = key(str(folder), name)
+    assert key(str(folder), name) == before
     weights.write_text("other")
-    assert key(str(folder)) != here
-    assert key("some/repository") == elsewhere
+    assert key(str(folder), name) != before
 
 
 @pytest.mark.parametrize("stamp", ["train.json", "pets.json"])

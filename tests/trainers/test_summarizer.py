@@ -197,8 +197,8 @@ def test_contexts_and_targets_share_nothing_and_are_the_same_for_a_group(finishe
     one = finished[3]
     history = one.pairs.history
     for user, row in one._train_users.items():
-        context, targets = one.draws.training(row, "salt")
-        again = one.draws.training(row, "salt")
+        context, targets = one.draws.for_training(row, "salt")
+        again = one.draws.for_training(row, "salt")
         assert np.array_equal(context, again[0]) and np.array_equal(targets, again[1])
         assert len(targets) == 2
         assert not history.conflicts(targets, context).any()
