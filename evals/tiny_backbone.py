@@ -22,6 +22,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from pluralrlhf.data import build_dataset, load_pairs
+    from pluralrlhf.data.schema import TEXT_COLUMNS
     from pluralrlhf.environments.tiny import tiny_policy, tiny_tokenizer
     from pluralrlhf.evaluation.suite_spec import load_suite
     from pluralrlhf.user_models.text.base import as_text
@@ -29,18 +30,16 @@ def main() -> None:
     texts: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         for dataset in load_suite(args.suite).datasets:
-            out = Path(folder) / dataset.name
-            build_dataset(dataset.make_source(False), out, progress=False, **dataset.fold_build(0))
-            for pairs in load_pairs(out).values():
-                texts.update(as_text(row[name]) for row in pairs for name in ("prompt", "chosen", "rejected"))
+            built = dataset.data or Path(folder) / dataset.name
+            if not dataset.data:
+                build_dataset(dataset.make_source(False), built, progress=False, **dataset.fold_build(0))
+            for pairs in load_pairs(built).values():
+                texts.update(as_text(row[name]) for row in pairs for name in TEXT_COLUMNS)
     tokenizer = tiny_tokenizer(texts, prose=True)
     model = tiny_policy(tokenizer, seed=args.seed, hidden_size=args.hidden_size, layers=args.layers).model
     model.save_pretrained(args.output_dir)
     tokenizer.save_pretrained(args.output_dir)
-    unknown = sum(tokenizer.unk_token_id in ids for ids in tokenizer(sorted(texts))["input_ids"])
-    print(
-        f"{args.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} words, {unknown} texts with others"
-    )
+    print(f"{args.output_dir}: {model.num_parameters():,} parameters, {len(tokenizer):,} words")
 
 
 if __name__ == "__main__":
