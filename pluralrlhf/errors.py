@@ -46,14 +46,20 @@ class DataError(PluralRLHFError):
 
 @contextmanager
 def loading(argument: str, name: str | os.PathLike) -> Iterator[None]:
-    """Turns what transformers raises for a model that it does not find into a `ConfigError` with both readings.
+    """Turns what is raised for a model that is not found, or not whole, into a `ConfigError` that names the remedy.
 
     Args:
         argument: What the caller calls it.
         name: The folder or Hub id that is loaded inside.
     """
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:
+        raise ConfigError(
+            f"`{argument}`: the weights in {str(name)!r} are damaged or only partly there ({error}). Copy or download them again."
+        ) from None
     except OSError as error:
         if error.filename is not None:  # the disk's own, such as a missing right
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -159,6 +160,10 @@ def test_mistakes_are_named(tmp_path, frozen):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="empty' holds no model"):
         PersonalizedRewardModel.from_pretrained(tmp_path / "empty")
+    tiny_backbone().save_pretrained(tmp_path / "half")
+    os.truncate(tmp_path / "half" / "model.safetensors", 1000)
+    with pytest.raises(ConfigError, match="half' are damaged or only partly there"):
+        PersonalizedRewardModel.from_backbone(str(tmp_path / "half"))
     with pytest.raises(ConfigError, match="1 `prompts` and 2 `responses`"):
         frozen.score(["a"], ["b", "c"])
     with pytest.raises(ConfigError, match="made by `btl`"):
