@@ -343,10 +343,11 @@ class PersonalizedRewardModel(UserInference, TokenFeatures, PreTrainedModel):
             context_attention_mask,
         )
         state = state if target_context is None else state.rows(target_context)
-        features = self.user_model.standardize(features)
-        if not pairs:
-            return RewardOutput(logits=self.user_model.score(features, state)[:, None])
-        output = self.user_model(*features.chunk(2), state, margin, n_user_pairs)
+        with full_precision(features):
+            features = self.user_model.standardize(features)
+            if not pairs:
+                return RewardOutput(logits=self.user_model.score(features, state)[:, None])
+            output = self.user_model(*features.chunk(2), state, margin, n_user_pairs)
         logits = torch.cat([output.chosen_rewards, output.rejected_rewards])[:, None]
         return RewardOutput(loss=output.loss, logits=logits, metrics=output.metrics)
 
@@ -368,7 +369,17 @@ class PersonalizedRewardModel(UserInference, TokenFeatures, PreTrainedModel):
             context_features = self.user_model.feature_mean.new_zeros(0, 2, d)
             context_index = torch.zeros(n_rows, 0, dtype=torch.long, device=device)
             context_mask = torch.zeros(n_rows, 0, dtype=torch.bool, device=device)
-        return self.user_model.encode(self.user_model.standardize(context_features), context_index, context_mask)
+        with full_precision(context_features):
+            return self.user_model.encode(self.user_model.standardize(context_features), context_index, context_mask)
+
+
+def full_precision(features: Tensor) -> torch.autocast:
+    """Context in which a user model computes what it is kept in, float32, also where the backbone has half of it.
+
+    A reward in bfloat16 has three digits, of which the difference of two loses most, and a posterior's factorisation
+    exists in float32 alone.
+    """
+    return torch.autocast(features.device.type, enabled=False)
 
 
 def pad_to(values: Tensor, width: int) -> Tensor:

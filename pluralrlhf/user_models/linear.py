@@ -23,15 +23,15 @@ def gather_pairs(values: Tensor, index: Tensor, mask: Tensor) -> Tensor:
     """Rows of `values` (N, ...) for each user's context, (B, K, ...); zeros where there is no pair."""
     if not len(values):
         values = values.new_zeros(1, *values.shape[1:])
-    mask = mask.bool()
-    rows = values[torch.where(mask, index, torch.zeros_like(index))]
-    return rows * mask.view(*mask.shape, *[1] * (rows.dim() - 2)).to(rows.dtype)
+    nothing = ~mask.bool()
+    rows = values[index.masked_fill(nothing, 0)]
+    return rows.masked_fill(nothing.view(*nothing.shape, *[1] * (rows.dim() - 2)), 0)
 
 
 def log_posterior(w: Tensor, design: Tensor, offset: Tensor, mask: Tensor, mean: Tensor, precision: Tensor) -> Tensor:
     """(B,) log-likelihood of the context's labels plus the log prior of w, up to its constant; shapes as in
     `newton_posterior`."""
-    logits = offset + (design @ w[..., None]).squeeze(-1)
+    logits = torch.baddbmm(offset[..., None], design, w[..., None]).squeeze(-1)
     return (F.logsigmoid(logits) * mask).sum(-1) - 0.5 * (precision * (w - mean) ** 2).sum(-1)
 
 
@@ -56,34 +56,50 @@ def newton_posterior(
         Mode (B, q), precision (B, q, q), and its lower Cholesky factor (B, q, q).
     """
     n_users, _, q = design.shape
-    mask = mask.to(design.dtype)
-    prior, eye = torch.diag_embed(precision).expand(n_users, q, q), torch.eye(q, dtype=design.dtype).to(design.device)
+    # Few operations, on columns (B, ., 1): for one user a call costs more than its arithmetic.
+    offset, design = -offset[..., None], design * mask.to(design.dtype)[..., None]
+    transposed, against = design.transpose(1, 2), -design
+    prior = torch.diag_embed(precision).expand(n_users, q, q)
+    mean, precision = (value.expand(n_users, q)[..., None] for value in (mean, precision))
+    pull = precision * mean
 
-    def curvature(logits: Tensor, bound: bool) -> Tensor:
-        # tanh(x / 2) / (2 x), whose limit at 0 is 1/4: the division is kept away from 0, and so is its gradient.
-        safe = logits.abs().clamp(min=1e-3)
-        return (torch.tanh(safe / 2) / (2 * safe) if bound else torch.sigmoid(logits) * torch.sigmoid(-logits)) * mask
+    def mistaken(w: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-odds and probability (B, K, 1) of the other label."""
+        logits = torch.baddbmm(offset, against, w)
+        return logits, torch.sigmoid(logits)
 
-    def hessian(logits: Tensor, bound: bool = False) -> Tensor:
-        return design.transpose(1, 2) @ (curvature(logits, bound)[..., None] * design) + prior
+    def hessian(curvature: Tensor) -> Tensor:
+        return torch.baddbmm(prior, transposed, curvature * design)
 
-    def gradient(w: Tensor, logits: Tensor) -> Tensor:
-        residual = torch.sigmoid(-logits) * mask
-        return (residual[:, None] @ design).squeeze(1) - precision * (w - mean)
+    def bound(logits: Tensor, wrong: Tensor) -> Tensor:
+        # tanh(x / 2) / (2 x), whose limit at 0 is 1/4.
+        return torch.where(logits.abs() < 1e-2, 0.25, (wrong - 0.5) / logits)
 
-    def logits_of(w: Tensor) -> Tensor:
-        return offset + (design @ w[..., None]).squeeze(-1)
+    def own(wrong: Tensor) -> Tensor:
+        return torch.addcmul(wrong, wrong, wrong, value=-1)
 
+    def gradient(w: Tensor, wrong: Tensor) -> Tensor:
+        return torch.baddbmm(torch.addcmul(pull, precision, w, value=-1), transposed, wrong)
+
+    failed = []
     with torch.no_grad():
-        w = mean.detach().expand(n_users, q)
+        w = mean.detach()
         for step in range(steps):
-            logits = logits_of(w)
-            factor = torch.linalg.cholesky(hessian(logits, bound=step < steps // 2))
+            logits, wrong = mistaken(w)
+            factor, info = torch.linalg.cholesky_ex(hessian(bound(logits, wrong) if step < steps // 2 else own(wrong)))
+            failed.append(info)
             if step < steps - 1:
-                w = w + torch.cholesky_solve(gradient(w, logits)[..., None], factor).squeeze(-1)
-    w = w + torch.cholesky_solve(gradient(w, logits_of(w))[..., None], factor).squeeze(-1)
-    precision_matrix = hessian(logits_of(w))
-    return w, precision_matrix, torch.linalg.cholesky(precision_matrix + 1e-6 * eye)
+                w = w + torch.cholesky_solve(gradient(w, wrong), factor)
+    w = w + torch.cholesky_solve(gradient(w, mistaken(w)[1]), factor)
+    precision_matrix = hessian(own(mistaken(w)[1]))
+    # Asked once, at the end: on a GPU each question waits for the device.
+    if torch.stack(failed).any():
+        raise torch.linalg.LinAlgError(
+            "The Hessian of a posterior is not positive definite: features or prior precisions are not finite, or too "
+            "far apart for their type."
+        )
+    jitter = design.new_full((q,), 1e-6).diag()
+    return w.squeeze(-1), precision_matrix, torch.linalg.cholesky(precision_matrix + jitter)
 
 
 def simplex_posterior(
@@ -133,14 +149,14 @@ def gradient_steps(design: Tensor, share: Tensor, start: Tensor, rates: Tensor, 
         design: (B, K, q) differences delta phi of the context pairs.
         share: (B, K) weight s of each pair in the loss, 0 where there is none.
         start: (B, q) first weights.
-        rates: (q,) step size of each weight.
+        rates: (q,) or (B, q) step size of each weight.
         steps: Number of steps.
     """
-    weights = start
+    against, weights = -design, start[..., None]
+    moves = (rates[..., None, :] * share[..., None] * design).transpose(1, 2)
     for _ in range(steps):
-        wrong = torch.sigmoid(-(design @ weights[..., None]).squeeze(-1)) * share
-        weights = weights + rates * (wrong[:, None] @ design).squeeze(1)
-    return weights
+        weights = torch.baddbmm(weights, moves, torch.sigmoid(against @ weights))
+    return weights.squeeze(-1)
 
 
 def blocks_of(covariance: Tensor) -> Tensor:

@@ -261,58 +261,63 @@ class Ours(LinearUserModel):
             coin &= (torch.rand(len(context_mask), device=device) < self.config.noise_share)[:, None]
             sign = 1 - 2 * coin.to(self.feature_mean.dtype)
         # All learners at once, learners outside, users within: for one user a call costs more than its arithmetic.
-        flat, (n_users, _) = context_features.flatten(0, 1), context_mask.shape
+        flat, n_users, n_learners = context_features.flatten(0, 1), len(context_mask), len(self.learners)
         q, p, n_types = self.config.dim, self.config.fast_dim, self.config.types
         values = self.embed(flat).unflatten(0, (-1, 2))
         rows = gather_pairs(values[:, 0] - values[:, 1], context_index, context_mask)
         rows = rows if sign is None else rows * sign[..., None]
-        rows = rows.unflatten(-1, (len(self.learners), -1)).permute(2, 0, 1, 3).flatten(0, 1)
-        design, fast, offset = rows.split([q, p, 1], dim=-1)
-        mask = context_mask.to(rows.dtype).repeat(len(self.learners), 1)
+        rows = rows.unflatten(-1, (n_learners, -1)).permute(2, 0, 1, 3)
+        mask = context_mask.to(rows.dtype)
         n_pairs = mask.sum(1)
 
-        # Every user under every type.
-        mean, log_precision = (
-            self._stacked(name)[:, None].expand(-1, n_users, -1, -1).flatten(0, 2)
-            for name in ("prior_mean", "prior_log_precision")
-        )
-        problem = [value.repeat_interleave(n_types, 0) for value in (design, offset.squeeze(-1), mask)]
-        problem += [mean, log_precision.exp()]
+        # Every user under every type: M, B and T in one dimension.
+        def flattened(value: Tensor, dim: int) -> Tensor:
+            return value.unsqueeze(dim).expand(n_learners, n_users, n_types, *value.shape[2:]).flatten(0, 2)
+
+        mean, log_precision = self._stacked("prior_mean"), self._stacked("prior_log_precision")
+        design, fast, offset = rows.split([q, p, 1], dim=-1)
+        problem = [flattened(value, 2) for value in (design, offset.squeeze(-1), mask[None])]
+        problem += [flattened(value, 1) for value in (mean, log_precision.exp())]
         mode, _, factor = newton_posterior(*problem, self.config.newton_steps)
-        covariance = torch.cholesky_inverse(factor).unflatten(0, (-1, n_types))
-        log_weights = self._prior_weights().repeat_interleave(n_users, 0)
+        covariance = torch.cholesky_inverse(factor)
+        log_types = self._log_types()
+        log_weights = log_types[:, None].expand(-1, n_users, -1)
         if n_types > 1 or self.config.doubt:
-            temper = self._stacked("log_temper").exp().repeat_interleave(n_users)
-            evidence = log_posterior(mode, *problem) + 0.5 * log_precision.sum(-1)
-            evidence = evidence - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-            log_weights = log_weights + temper[:, None] * evidence.unflatten(0, (-1, n_types))
-        mode = mode.unflatten(0, (-1, n_types))
-        if self.config.doubt:
-            log_nothing = self._stacked("doubt_logit").repeat_interleave(n_users) - temper * math.log(2) * n_pairs
-            log_weights = torch.cat([log_weights, log_nothing[:, None]], dim=1)
-            everybody = [value.repeat_interleave(n_users, 0)[:, None] for value in self._prior()]
-            mode, covariance = torch.cat([mode, everybody[0]], 1), torch.cat([covariance, everybody[1]], 1)
-        explanations = log_weights.softmax(-1)
-        if self.config.doubt:
-            kept, lost = self.strength * explanations[:, :-1], (1 - self.strength) * explanations[:, :-1]
-            explanations = torch.cat([kept, explanations[:, -1:] + lost.sum(1, keepdim=True)], dim=1)
-        weights, covariance = mixture(mode, covariance, explanations)
-        steps = fast.new_zeros(len(mask), p)
+            temper = self._stacked("log_temper").exp()[:, None]
+            evidence = log_posterior(mode, *problem) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
+            evidence = evidence.view(n_learners, n_users, -1) + 0.5 * log_precision.sum(-1)[:, None]
+            log_weights = log_weights + temper[..., None] * evidence
+        mode, covariance = (value.unflatten(0, (n_learners, n_users, -1)) for value in (mode, covariance))
+        if not self.config.doubt:
+            explanations = shares = log_weights.softmax(-1)
+        else:
+            log_nothing = self._stacked("doubt_logit")[:, None] - temper * math.log(2) * n_pairs
+            believed, nothing = torch.cat([log_weights, log_nothing[..., None]], 2).softmax(-1).split([n_types, 1], 2)
+            nothing = nothing + (1 - self.strength) * believed.sum(-1, keepdim=True)
+            believed = self.strength * believed
+            explanations = torch.cat([believed, nothing], 2)
+            # Under explanation 0 the user is a draw from the prior, which is a mixture itself.
+            shares = torch.cat([believed, nothing * log_types.exp()[:, None]], 2)
+            prior = mean, torch.diag_embed((-log_precision).exp())
+            mode, covariance = (
+                torch.cat([value, before[:, None].expand_as(value)], 2)
+                for value, before in zip((mode, covariance), prior)
+            )
+        weights, covariance = mixture(mode, covariance, shares)
+        steps = fast.new_zeros(n_learners, n_users, p)
         if p:
-            share = mask / (n_pairs + self._stacked("log_kappa").exp().repeat_interleave(n_users))[:, None]
-            rates = self._stacked("fast_log_lr").exp().repeat_interleave(n_users, 0)
-            steps = gradient_steps(fast, share, steps, rates, self.config.fast_steps)
-            steps = steps if not self.config.doubt else (1 - explanations[:, -1:]) * steps
-        believed = explanations.unflatten(0, (-1, n_users)).mean(0)
-        return self._state(
-            *(v.unflatten(0, (-1, n_users)) for v in (weights, covariance, steps)), explanations=believed
-        )
+            share = mask / (n_pairs + self._stacked("log_kappa").exp()[:, None])[..., None]
+            rates = self._stacked("fast_log_lr").exp()[:, None].expand(-1, n_users, -1)
+            flat = [value.flatten(0, 1) for value in (fast, share, steps, rates)]
+            steps = gradient_steps(*flat, self.config.fast_steps).unflatten(0, (n_learners, -1))
+            steps = steps if not self.config.doubt else (1 - nothing) * steps
+        return self._state(weights, covariance, steps, explanations=explanations.mean(0))
 
     def _stacked(self, name: str) -> Tensor:
         """(M, ...) one parameter of all learners."""
         return torch.stack([getattr(learner, name) for learner in self.learners])
 
-    def _prior_weights(self) -> Tensor:
+    def _log_types(self) -> Tensor:
         """(M, T) log-probabilities of the types."""
         if self.config.types > 1:
             return self._stacked("type_logit").log_softmax(-1)
@@ -321,7 +326,7 @@ class Ours(LinearUserModel):
     def _prior(self) -> tuple[Tensor, Tensor]:
         """Mean (M, q) and covariance (M, q, q) of w before any pair."""
         covariance = torch.diag_embed((-self._stacked("prior_log_precision")).exp())
-        return mixture(self._stacked("prior_mean"), covariance, self._prior_weights().exp())
+        return mixture(self._stacked("prior_mean"), covariance, self._log_types().exp())
 
     def forward(
         self,
@@ -350,8 +355,8 @@ class Ours(LinearUserModel):
 
 
 def mixture(means: Tensor, covariances: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (B, q) and covariance (B, q, q) of mixtures of J Gaussians (B, J, q), (B, J, q, q) with weights (B, J)."""
-    mean = (weights[:, None] @ means).squeeze(1)
-    apart = means - mean[:, None]
-    within = (weights[..., None, None] * covariances).sum(1)
-    return mean, within + apart.transpose(1, 2) @ (weights[..., None] * apart)
+    """Mean (..., q) and covariance (..., q, q) of mixtures of J Gaussians (..., J, q), (..., J, q, q), weights (..., J)."""
+    mean = (weights[..., None, :] @ means).squeeze(-2)
+    apart = means - mean[..., None, :]
+    within = (weights[..., None, None] * covariances).sum(-3)
+    return mean, within + apart.transpose(-2, -1) @ (weights[..., None] * apart)

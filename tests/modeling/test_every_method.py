@@ -100,6 +100,24 @@ def test_targets_that_read_the_same_context_share_its_encoding(model):
     torch.testing.assert_close(shared, each, atol=1e-5, rtol=1e-4)
 
 
+def test_a_backbone_in_half_precision_leaves_the_user_model_in_full(model):
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected, *pairs = torch.randn(6, 4, model.config.feature_dim, generator=generator).unbind()
+    index = torch.tensor([[0, 1], [2, 3], [1, 1], [0, 0]])
+    inputs = {
+        "chosen_features": chosen, "rejected_features": rejected, "context_features": torch.stack(pairs[:2], 1),
+        "context_index": index, "context_mask": index > 0, "n_user_pairs": torch.tensor([2, 2, 2, 1]),
+    }  # fmt: skip
+    full = model(**inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model(**inputs)
+        half.loss.backward()
+        text = model(input_ids=torch.tensor([[3, 4, 5]])).logits
+    torch.testing.assert_close(half.logits, full.logits, atol=0, rtol=0)
+    torch.testing.assert_close(half.loss, full.loss, atol=0, rtol=0)
+    assert text.dtype == torch.float32 and torch.isfinite(text).all()
+
+
 @torch.no_grad()
 def test_what_no_user_changes_may_be_computed_once(model):
     head, generator = model.user_model, torch.Generator().manual_seed(0)
