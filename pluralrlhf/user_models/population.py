@@ -47,11 +47,13 @@ def by_user(rows: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
 def fit_population(design: Tensor, users: Tensor, steps: int = 10, block: int = 256) -> tuple[Tensor, Tensor]:
     r"""Mean and covariance of the users' weights, from all of their choices.
 
-    .. math:: P(y_{ui}) = \sigma(w_u \cdot \Delta z_{ui}), \qquad w_u \sim N(\mu, S)
+    .. math:: P(y_{ui}) = \sigma(w_u \cdot \Delta z_{ui}), \qquad w_u \sim N(\mu, S), \qquad \mu \sim N(0, v I)
 
-    An EM step takes Laplace's posterior :math:`N(\hat w_u, C_u)` of every user under mu and S, then
-    :math:`\mu = \overline{\hat w_u}` and :math:`S = \overline{(\hat w_u - \mu)(\hat w_u - \mu)^\top + C_u}`, the second
-    mean with two further users of a small isotropic covariance, so that S stays regular where there are few.
+    An EM step takes Laplace's posterior :math:`N(\hat w_u, C_u)` of every user under mu and S. Then mu makes one Newton
+    step towards its mode, where S^{-1} less S^{-1} C_u S^{-1} is what user u says of it; in the second half of the steps
+    :math:`v = (|\mu|^2 + \operatorname{tr} V) / q`, V being the covariance of mu (empirical Bayes: where pairs are few for
+    their directions, mu stays small); and :math:`S = \overline{(\hat w_u - \mu)(\hat w_u - \mu)^\top + C_u}`, the mean
+    with two further users of a small isotropic covariance, so that S stays regular where there are few.
 
     Args:
         design: (n, q) differences of the features, chosen minus rejected.
@@ -66,7 +68,8 @@ def fit_population(design: Tensor, users: Tensor, steps: int = 10, block: int = 
     table, mask = by_user(design, users)
     eye = torch.eye(q, dtype=design.dtype, device=design.device)
     mean, factor, zeros, ones = design.new_zeros(q), eye, design.new_zeros(q), design.new_ones(q)
-    for _ in range(steps):
+    variance = 1.0
+    for number in range(steps):
         # In coordinates a, w = mean + factor a, in which the prior is N(0, I).
         modes, within = [], torch.zeros_like(eye)
         for rows, shown in zip(table.split(block), mask.split(block)):
@@ -74,9 +77,14 @@ def fit_population(design: Tensor, users: Tensor, steps: int = 10, block: int = 
             modes.append(mode)
             within += torch.cholesky_inverse(lower).sum(0)
         mode = torch.cat(modes)
-        apart = mode - mode.mean(0)
-        mean = mean + factor @ mode.mean(0)
+        n_users = len(mode)
+        known = torch.linalg.cholesky(n_users * eye - within + factor.T @ factor / variance)
+        step = torch.cholesky_solve((mode.sum(0) - factor.T @ mean / variance)[:, None], known)[:, 0]
+        mean = mean + factor @ step
+        if number >= steps // 2:  # before S is about right it leaves too little of the choices to mu
+            variance = (mean @ mean + (factor @ torch.cholesky_inverse(known) @ factor.T).trace()) / q
+        apart = mode - step
         total = factor @ (apart.T @ apart + within) @ factor.T + _PSEUDO_USERS * _PSEUDO_VARIANCE * eye
-        covariance = total / (len(mode) + _PSEUDO_USERS)
+        covariance = total / (n_users + _PSEUDO_USERS)
         factor = torch.linalg.cholesky(covariance)
     return mean, covariance

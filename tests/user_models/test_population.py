@@ -37,6 +37,23 @@ def test_neither_the_order_of_the_choices_nor_the_size_of_a_block_matters():
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
+def test_few_choices_in_many_directions_say_little_of_everybody():
+    generator = torch.Generator().manual_seed(0)
+    pairs, users = 0.6 * torch.randn(2600, 40, generator=generator), torch.arange(600) // 20
+    coins = (torch.rand(2600, 1, generator=generator) < 0.5).float() * 2 - 1
+
+    def loss(everybody, share):
+        """Of held-out pairs, in nats: some say what everybody wants, the others are coin flips."""
+        right = torch.where(torch.rand(2600, generator=torch.Generator().manual_seed(1)) < share, 1.0, 0.0)[:, None]
+        sides = right * (pairs @ everybody)[:, None].sign() + (1 - right) * coins
+        chosen = pairs * sides
+        mean, _ = fit_population(chosen[:600], users)
+        return torch.nn.functional.softplus(-(chosen[600:] @ mean)).mean()
+
+    everybody = torch.randn(40, generator=generator)
+    assert loss(everybody, 0.0) < 0.71 and loss(everybody, 0.5) < 0.65
+
+
 @pytest.mark.parametrize("n_users, n_pairs", [(1, 1), (1, 40), (3, 1)])
 def test_few_users_leave_a_covariance_that_is_finite_and_positive(n_users, n_pairs):
     mean, covariance = fit_population(*population(n_users, n_pairs))
