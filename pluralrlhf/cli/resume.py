@@ -45,7 +45,7 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
 
     Raises:
         ConfigError: The checkpoint that is named does not exist, was made from other data or with other settings, or is
-            past where this training ends.
+            past where this training ends; or `output_dir` holds the model of another method or of other data.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -61,6 +61,7 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
         )
     checkpoint = named or (get_last_checkpoint(str(out)) if resume and out.is_dir() else None)
     if checkpoint is None:
+        _check_finished(out, _facts(args, data))
         return None
     if any(_same(checkpoint, out / EARLIER / path.name) for path in _of_another_run(out, checkpoint)):
         raise ConfigError(
@@ -162,6 +163,19 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _check_finished(out: Path, now: dict[str, Any]) -> None:
+    """A model that is another one, not this one's earlier version, is not overwritten."""
+    from ..errors import ConfigError
+
+    then = _read(out / RECORD) if (out / "config.json").is_file() or (out / "adapter").is_dir() else {}
+    for name, what in (("user_model", "method"), ("method", "method"), ("data_sha256", "dataset")):
+        if name in then and name in now and then[name] != now[name]:
+            was = "" if what == "dataset" else f" (`{then[name]}`)"
+            raise ConfigError(
+                f"`output_dir` {out} holds a model of another {what}{was}, which would be overwritten. Name another folder."
+            )
 
 
 def _check(then: dict[str, Any], now: dict[str, Any], checkpoint: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .progress import Progress
-from .schema import SPLITS
+from .schema import SPLITS, TEXT_COLUMNS
 from .splits import hash64
 
 BATCH = 2048
@@ -52,7 +52,7 @@ def read_pairs(files: dict[str, list[str]], progress: bool = False) -> Pairs:
     import pyarrow.parquet as pq
 
     total = sum(pq.read_metadata(path).num_rows for paths in files.values() for path in paths)
-    columns = {name: array("Q") for name in ("prompt", "chosen", "rejected", "items")}
+    columns = {name: array("Q") for name in (*TEXT_COLUMNS, "items")}
     split, user, item_row, chars = array("b"), array("l"), array("q"), array("l")
     numbers: dict[str, int] = {}
     with Progress("pairs", lambda: bar.count / max(total, 1), shown=progress) as bar:
@@ -63,7 +63,7 @@ def read_pairs(files: dict[str, list[str]], progress: bool = False) -> Pairs:
                         start, n = len(user), len(batch)
                         split.extend([SPLITS.index(name)] * n)
                         user.extend(numbers.setdefault(u, len(numbers)) for u in batch["user_id"].to_pylist())
-                        texts = {column: _texts(batch[column]) for column in ("prompt", "chosen", "rejected")}
+                        texts = {column: column_texts(batch[column]) for column in TEXT_COLUMNS}
                         for column, values in texts.items():
                             columns[column].extend(map(hash64, values))
                         for prompt, chosen, rejected in zip(*texts.values()):
@@ -83,10 +83,13 @@ def read_pairs(files: dict[str, list[str]], progress: bool = False) -> Pairs:
     )
 
 
-def _texts(column: Any) -> list[str]:
-    """One string a conversation (roles left out), from an Arrow column of message lists."""
+def column_texts(column: Any) -> list[str]:
+    """One string a conversation (roles left out), from an Arrow column of message lists; texts stay what they are."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.to_pylist()
     contents = pc.struct_field(pc.list_flatten(column), "content").to_pylist()
     if len(contents) == len(column):
         return contents

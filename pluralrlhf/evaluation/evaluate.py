@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import data_sha256, load_pairs, load_users, read_build
 from ..data.schema import SPLITS
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from .evaluation_data import EvaluationData
 from .runner import run_scorers
 from .scorers import load_scorers
@@ -77,6 +77,7 @@ def evaluate_reward(
     pairs = load_pairs(data)
     wanted = check_splits(splits, list(pairs))
     sha = data_sha256(data)
+    _check_replaced(folder, sha)
     baseline_run, models = _baseline(baseline, list(models), sha, seed, folder)
     names = [*(names or []), *[None] * (len(models) - len(names or []))]
     users = load_users(data)
@@ -162,6 +163,16 @@ def check_output(output_dir: str | Path) -> Path:
     except OSError as error:
         raise ConfigError(f"`output_dir` {folder} cannot be made ({error.strerror}).") from None
     return folder
+
+
+def _check_replaced(folder: Path, sha: str) -> None:
+    """Results of the same data may be replaced; those of other data are not a version of them."""
+    try:
+        earlier = read_results(folder)["results"]
+    except DataError:
+        return
+    if any(result.get("data_sha256") != sha for result in earlier):
+        raise ConfigError(f"`output_dir` {folder} holds the evaluation of another dataset: name another folder.")
 
 
 def _remove_results(folder: Path, shown: bool) -> None:

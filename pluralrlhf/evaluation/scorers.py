@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from ..data.contexts import distinct_contexts, distinct_pairs
+from ..data.seen import check_unseen, read_sketch, trained_apart
 from ..errors import ConfigError
 from .controls import Context
 
@@ -224,7 +226,8 @@ def load_scorers(
         packing_tokens: Tokens in a packed row.
 
     Raises:
-        ConfigError: A folder without a model, one model twice, or models under one name whose settings differ.
+        ConfigError: A folder without a model, one model twice, models under one name whose settings differ, or a split
+            of unseen users whom a model was trained on.
     """
     from ..features import FeatureCache
     from ..trainers.text_data import pair_data
@@ -232,6 +235,12 @@ def load_scorers(
     from .text_scorer import TextScorer
 
     check_distinct(models)
+    sketches = {str(item): read_sketch(item) for item in models if not hasattr(item, "user_model")}
+    check_unseen({name: known for name, known in sketches.items() if known is not None}, splits)
+    if trained_apart(list(sketches.values())) and progress:
+        print(
+            "note: these models were trained on different choices, which may be what separates them", file=sys.stderr
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     shared = {} if shared is None else shared
     scorers: list[RewardModelScorer] = []

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import EvalPrediction, set_seed
 from trl import RewardTrainer
 
+from ..data.seen import write_sketch
 from ..errors import ConfigError
 from ..features.cache import FeatureCache
 from ..features.shared_prefix import verify_shared_prefix
@@ -355,6 +356,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
         settings = json.loads(self.args.to_json_string())
         (folder / "training_args.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
         (folder / "training_args.bin").unlink(missing_ok=True)
+        if "train" in self.pairs.splits:
+            write_sketch(self.pairs.splits["train"], folder)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None) -> None:
         """Writes README.md: what the model is, its data, its users, and its metrics so far."""

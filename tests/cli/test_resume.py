@@ -63,6 +63,24 @@ def test_a_training_that_starts_anew_moves_the_earlier_checkpoints_aside(out, ca
     assert rates == {"checkpoint-20": 1e-2, "checkpoint-40": 1e-3}
 
 
+def test_the_model_of_another_method_or_of_other_data_is_not_overwritten(tmp_path):
+    out, datasets = tmp_path / "run", [tmp_path / "pets", tmp_path / "others"]
+    for seed, folder in enumerate(datasets):
+        build = ["data", "build", "pets", "--out", str(folder), "--n_users", "20", "--seed", str(seed)]
+        assert not main([*build, "--no_progress"])
+    args = arguments(out, user_model="vpl")
+    begin_training(args, None, str(datasets[0]))
+    (out / "config.json").write_text("{}")
+    later = arguments(out, user_model="vpl", learning_rate=1e-2)
+    assert checkpoint_to_resume(later, False, str(datasets[0])) is None, "a later version may take its place"
+    with pytest.raises(ConfigError, match=r"model of another method \(`vpl`\), which would be overwritten"):
+        checkpoint_to_resume(arguments(out, user_model="btl"), False, str(datasets[0]))
+    with pytest.raises(ConfigError, match="model of another dataset, which would be overwritten"):
+        checkpoint_to_resume(args, False, str(datasets[1]))
+    (out / "config.json").unlink()
+    assert checkpoint_to_resume(args, False, str(datasets[1])) is None, "nothing was finished there"
+
+
 def test_what_was_moved_aside_can_be_gone_on_from_with_its_own_settings(out, tmp_path):
     interrupted(out, 40, learning_rate=1e-2)
     moved = str(out / "_earlier" / "checkpoint-20")

@@ -7,6 +7,9 @@ import json
 import pytest
 
 from pluralrlhf.cli import main
+from pluralrlhf.data import load_pairs
+from pluralrlhf.data.schema import TEXT_COLUMNS
+from pluralrlhf.data.seen import write_sketch
 from pluralrlhf.errors import ConfigError
 from pluralrlhf.evaluation.scorers import check_distinct
 from pluralrlhf.modeling import PersonalizedRewardModel
@@ -88,6 +91,34 @@ def test_diagnostics_of_a_context_that_was_not_evaluated_are_refused(root, capsy
     error = capsys.readouterr().err
     assert "`n_context` is 5" in error and "has 0, 2 for split 'validation'" in error
     assert not (root / "eval" / "diagnostics").exists()
+
+
+def test_results_of_another_dataset_are_not_replaced(root, capsys):
+    before = files(root / "eval")
+    others = root / "others"
+    assert not main(["data", "build", "pets", "--out", str(others), "--n_users", "20", "--seed", "1", "--no_progress"])
+    assert evaluate(root, "--model", "vpl", "--data", str(others)) == 2
+    assert "holds the evaluation of another dataset" in capsys.readouterr().err
+    assert files(root / "eval") == before
+
+
+def test_users_whom_the_model_was_trained_on_are_not_unseen(root, capsys):
+    model, again, splits = root / "trained", root / "again-pets", load_pairs(root / "pets")
+    PersonalizedRewardModel.from_encoder("offline", "vpl").save_pretrained(str(model))
+    write_sketch(splits["train"], model)
+    assert not evaluate(root, "--model", str(model), "--n_context", "0", output="own")
+    # The same users and choices, the users divided otherwise.
+    folder = ["--path", str(root / "pets.jsonl"), "--out", str(again), "--seed", "5", "--validation_users", "0.5"]
+    rows = [row for split in splits.values() for row in split.select_columns(["user_id", *TEXT_COLUMNS])]
+    (root / "pets.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert not main(["data", "build", "table", *folder, "--no_progress"])
+    new = {user for name, split in load_pairs(again).items() if name == "validation" for user in split["user_id"]}
+    assert (met := new & set(splits["train"]["user_id"])), "some users change sides"
+    capsys.readouterr()
+    assert evaluate(root, "--model", str(model), "--data", str(again), output="fooled") == 2
+    error = capsys.readouterr().err
+    assert f"{len(met)} of the {len(new)} users of `validation` made choices that it was trained on" in error
+    assert not (root / "fooled" / "results.json").exists()
 
 
 def test_a_call_that_is_sound_replaces_earlier_results(root, capsys):
