@@ -17,6 +17,8 @@ from ..errors import ConfigError
 _PROG = "pluralrlhf data build"
 _MEANINGS = {
     MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
+    "user_without_a_pair": "users whose ratings make no pair, being equal, too close or of different prompts; the dataset "
+    "does not have them",
     UNSEEN_ITEMS_OF_VALIDATION_USERS: "validation is on items that training sees",
 }
 # Defaults of the numbers are `SplitConfig`'s.

@@ -162,7 +162,9 @@ def detectable(section: Section, split: str | None = None) -> str | None:
                 accuracy = metric(result, split, sizes[-1], "accuracy")
                 possible = 1 - (accuracy["value"] - found["value"])
                 least = found["smallest_detectable"]
-                said.append(f"{points(least)} points {text}" if least < possible else f"none that is possible {text}")
+                said.append(
+                    f"{points(least)} points {text}" if least < possible else f"no gain, however large, {text}"
+                )
         if said:
             parts.append(f"{result['method']} {' or '.join(said)}")
     if not parts:
@@ -197,12 +199,27 @@ def controls_table(section: Section, split: str | None = None) -> Table | None:
         "Order: largest change of a margin when the context is put in another order."
     )
     if "relabelled_accuracy" in names and coverage:
-        found = next(found for result in shown if (found := metric(result, split, k, "relabelled_accuracy")))
-        notes.append(
-            f"Others' labels exist for {points(coverage[0])} % of the context pairs; their column is of the targets that have "
-            f"some ({counted(found['n_users'], 'user')}, {counted(found['n_pairs'], 'pair')}), the others are of all."
-        )
+        notes.append(f"Others' labels exist for {points(coverage[0])} % of the context pairs.")
+    notes += _of_fewer(next(result for result in shown), split, k, names)
     return Table(f"{section.dataset}: controls at k = {k}, {SPLIT_TITLES.get(split, split)}", columns, rows, notes)
+
+
+def _of_fewer(result: dict[str, Any], split: str, k: int, names: list[str]) -> list[str]:
+    """Which columns of the controls are of fewer targets than the own context's, since not every target has such a context."""
+
+    def size(found: dict[str, Any]) -> tuple[int, int]:
+        return found["n_users"], found["n_pairs"]
+
+    own, fewer = metric(result, split, k, "accuracy"), {}
+    for name in names:
+        if (found := metric(result, split, k, name)) and size(found) != size(own):
+            fewer.setdefault(size(found), []).append(_CONTROL_COLUMNS[name])
+    said = [
+        f"{', '.join(columns)}: of the {counted(pairs, 'pair')} of {counted(users, 'user')} for which there is such a context"
+        for (users, pairs), columns in fewer.items()
+    ]
+    whole = f"the other columns are of {counted(own['n_pairs'], 'pair')} of {counted(own['n_users'], 'user')}"
+    return [f"{'; '.join(said)}; {whole}. A difference is over the pairs that both have."] if said else []
 
 
 def quality_table(section: Section, split: str | None = None) -> Table:

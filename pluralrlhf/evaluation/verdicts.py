@@ -119,6 +119,9 @@ def _of_context(
     """What the context does to a method; `versus` is said beside its gain."""
     if not uses_context:
         return {"kind": "no_user", "text": "does not use the user: it scores the same for everybody"}
+    shown = metrics.get("mean_context_pairs")
+    if shown is not None and shown["value"] == 0:
+        return {"kind": "unknown", "text": "was not measured: no user here has a pair that may be shown as context"}
     gain = metrics.get("gain")
     if gain is None or gain["value"] is None or not gain.get("ci95"):
         return {"kind": "unknown", "text": "too little data for an interval"}

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 PACKED = ("input_ids", "position_ids", "visible_until", "row", "token")
 _MAX_RENDERED = 50_000
+# Of so many pairs of a split it is looked whether both responses have the same features, and said from this share on.
+_MAX_COMPARED, _MANY_ALIKE = 10_000, 0.02
 
 
 class TokenStore:
@@ -173,8 +175,17 @@ class PairData:
                     yield from rendered[key]
 
         table = self.cache.embed(parts(), self.model.encoder, progress=self.progress)
-        self._features.append((table, table.index.reshape(len(dataset), 2, -1)))
+        index = table.index.reshape(len(dataset), 2, -1)
+        self._features.append((table, index))
         self._starts = np.cumsum([0] + [len(index) for _, index in self._features])
+        some = index[:: -(-len(index) // _MAX_COMPARED)]
+        alike = (table.gather(some[:, 0]) == table.gather(some[:, 1])).reshape(len(some), -1).all(1).mean()
+        if alike >= _MANY_ALIKE:
+            logger.warning(
+                "%.0f %% of the pairs of split %s are of two responses that the encoder `%s` cannot tell apart, so that "
+                "nothing can be learned from them: take an encoder that knows their language or script.",
+                100 * alike, name, self.model.encoder.name,
+            )  # fmt: skip
 
     def _tokenize(self, name: str, dataset: Dataset) -> None:
         limit, truncated = self.model.config.max_length, 0

@@ -441,7 +441,7 @@ def test_eval_reward_names_what_is_wrong(suite, tmp_path, capsys):
                 "eval",
                 "reward",
                 "--model",
-                str(out / "jobs" / "pets" / "btl-seed0" / "model"),
+                str(out / "jobs" / "folds-fold0" / "btl-seed0" / "model"),
                 "--data",
                 other,
                 "--output_dir",
@@ -463,6 +463,7 @@ def test_eval_reward_names_what_is_wrong(suite, tmp_path, capsys):
         "-3": ["--model", model, "--data", data, "--n_context", "-3"],
         "n_bootstrap": ["--model", model, "--data", data, "--n_bootstrap", "0"],
         "other data": ["--model", model, "--data", data, "--baseline", str(tmp_path / "o")],
+        "are not unseen": ["--model", model, "--data", other],
     }
     for named, arguments in wrong.items():
         assert main(["eval", "reward", *arguments, "--output_dir", str(tmp_path / "x")]) == 2, named

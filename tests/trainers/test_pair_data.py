@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tiny import pet_dataset, tiny_backbone, tiny_tokenizer
 
 from pluralrlhf.data.contexts import distinct_contexts, distinct_pairs
@@ -55,3 +56,15 @@ def test_distinct_contexts_and_pairs_are_the_contexts(n, k, turned):
     if turned and len(pairs):
         shown = rows >= 0
         np.testing.assert_array_equal(turned_pairs[index][of_target][:, :k][shown], flip[shown])
+
+
+def test_responses_that_an_encoder_cannot_tell_apart_are_named(caplog):
+    """An English encoder knows no emoji: all of them are the unknown word."""
+    unknown = ["\N{CAT}", "\N{DOG}", "\N{SMILING FACE WITH SMILING EYES}"]
+    rows = [("a", "b"), (unknown[0], unknown[1]), (unknown[1], unknown[2]), ("a good cat", "a bad dog")]
+    pairs = PairData(PersonalizedRewardModel.from_encoder("offline", "btl"), progress=False)
+    data = [{"prompt": "which?", "chosen": a, "rejected": b} for a, b in rows]
+    pairs.add("words", Dataset.from_list([data[0], data[3]]))
+    assert "cannot tell apart" not in caplog.text
+    pairs.add("emoji", Dataset.from_list(data))
+    assert "50 % of the pairs of split emoji" in caplog.text and "`offline` cannot tell apart" in caplog.text

@@ -143,6 +143,7 @@ class Ratings:
             winners, losers = candidate_pairs(
                 own["rating"], group, own["side"], entry_key[part] ^ user_key, min_gap, cap, dropped
             )
+            dropped["user_without_a_pair"] += not len(winners)
             for winner, loser in zip(winners.tolist(), losers.tolist()):
                 entries = [{name: values[i].item() for name, values in own.items()} for i in (winner, loser)]
                 row = self._row(user, *entries, default_prompt, owned)
