@@ -285,9 +285,9 @@ class Ours(LinearUserModel):
         if n_types > 1 or self.config.doubt:
             temper = self._stacked("log_temper").exp()[:, None]
             evidence = log_posterior(mode, *problem) - factor.diagonal(dim1=1, dim2=2).log().sum(-1)
-            evidence = evidence.view(n_learners, n_users, -1) + 0.5 * log_precision.sum(-1)[:, None]
+            evidence = evidence.view(n_learners, n_users, n_types) + 0.5 * log_precision.sum(-1)[:, None]
             log_weights = log_weights + temper[..., None] * evidence
-        mode, covariance = (value.unflatten(0, (n_learners, n_users, -1)) for value in (mode, covariance))
+        mode, covariance = (value.unflatten(0, (n_learners, n_users, n_types)) for value in (mode, covariance))
         if not self.config.doubt:
             explanations = shares = log_weights.softmax(-1)
         else:
@@ -309,7 +309,7 @@ class Ours(LinearUserModel):
             share = mask / (n_pairs + self._stacked("log_kappa").exp()[:, None])[..., None]
             rates = self._stacked("fast_log_lr").exp()[:, None].expand(-1, n_users, -1)
             flat = [value.flatten(0, 1) for value in (fast, share, steps, rates)]
-            steps = gradient_steps(*flat, self.config.fast_steps).unflatten(0, (n_learners, -1))
+            steps = gradient_steps(*flat, self.config.fast_steps).unflatten(0, (n_learners, n_users))
             steps = steps if not self.config.doubt else (1 - nothing) * steps
         return self._state(weights, covariance, steps, explanations=explanations.mean(0))
 

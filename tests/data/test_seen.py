@@ -39,9 +39,15 @@ def test_users_whom_a_model_knows_are_refused_where_they_are_called_unseen():
     known, others = split(["ann", "bob"]), split(["cleo"], seed=1)
     both = Dataset.from_list([*turned(known).to_list(), *others.to_list()])
     for name in ("validation", "test_unseen_users_seen_items"):
-        with pytest.raises(ConfigError, match=f"`--model` m: 2 of the 3 users of `{name}`"):
+        with pytest.raises(ConfigError, match=f"`--model` m: 2 of the 3 users of `{name}` made"):
             check_unseen({"m": sketch(known)}, {"train": known, name: both})
     check_unseen({"m": sketch(known)}, {"train": known, "test_seen_users_seen_items": both, "validation": others})
-    # The same name in another table is another person.
+    # The same name in another table is another person, also where the two made one and the same choice.
+    check_unseen(
+        {"m": sketch(known)}, {"validation": Dataset.from_list([*split(["ann"], seed=2).to_list(), known[0]])}
+    )
     check_unseen({"m": sketch(known)}, {"validation": split(["ann", "bob"], seed=2)})
     check_unseen({}, {"validation": known})
+    one = known.select([0])
+    with pytest.raises(ConfigError, match="1 of the 1 users"):
+        check_unseen({"m": sketch(one)}, {"validation": turned(one)})
