@@ -119,7 +119,8 @@ def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):
 
     trainer.save_model()
     files = {p.name for p in (tmp_path / "out").iterdir() if p.is_file()}
-    assert files == {"README.md", "config.json", "model.safetensors", "training_args.json"}
+    written = {"README.md", "config.json", "model.safetensors", "training_args.json", "training_users.safetensors"}
+    assert files == written
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| train | 40 | 480 |" in card and "validation_accuracy_k4" in card
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
