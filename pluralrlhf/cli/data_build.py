@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ..data.sources import SOURCES, Source, source_class
-from ..data.splits import MIXED_ITEMS, UNSEEN_ITEMS_OF_VALIDATION_USERS, SplitConfig
+from ..data.splits import MIXED_ITEMS, UNSEEN_ITEMS_OF_VALIDATION_USERS, USER_WITHOUT_A_PAIR, SplitConfig
 from ..errors import ConfigError
 
 _PROG = "pluralrlhf data build"
 _MEANINGS = {
     MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
-    "user_without_a_pair": "users whose ratings make no pair, being equal, too close or of different prompts; the dataset "
+    USER_WITHOUT_A_PAIR: "users whose ratings make no pair, being equal, too close or of different prompts; the dataset "
     "does not have them",
     UNSEEN_ITEMS_OF_VALIDATION_USERS: "validation is on items that training sees",
 }

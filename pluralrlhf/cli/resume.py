@@ -61,7 +61,7 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
         )
     checkpoint = named or (get_last_checkpoint(str(out)) if resume and out.is_dir() else None)
     if checkpoint is None:
-        _check_finished(out, _facts(args, data))
+        _check_finished(out, args, data)
         return None
     if any(_same(checkpoint, out / EARLIER / path.name) for path in _of_another_run(out, checkpoint)):
         raise ConfigError(
@@ -165,11 +165,13 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _check_finished(out: Path, now: dict[str, Any]) -> None:
+def _check_finished(out: Path, args: Any, data: str | None) -> None:
     """A model that is another one, not this one's earlier version, is not overwritten."""
     from ..errors import ConfigError
 
-    then = _read(out / RECORD) if (out / "config.json").is_file() or (out / "adapter").is_dir() else {}
+    if not ((out / "config.json").is_file() or (out / "adapter").is_dir()):
+        return
+    then, now = _read(out / RECORD), _facts(args, data)
     for name, what in (("user_model", "method"), ("method", "method"), ("data_sha256", "dataset")):
         if name in then and name in now and then[name] != now[name]:
             was = "" if what == "dataset" else f" (`{then[name]}`)"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
+from ..errors import ConfigError, loading
 from .arrays import BATCH, column_texts
 from .schema import VALIDATION
 from .splits import hash64
@@ -53,11 +53,18 @@ def write_sketch(split: Any, folder: str | Path) -> None:
 
 
 def read_sketch(folder: str | Path) -> np.ndarray | None:
-    """What `write_sketch` wrote; `None` where a model has none."""
+    """What `write_sketch` wrote; `None` where a model has none.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
     from safetensors.numpy import load_file
 
     path = Path(folder) / FILE
-    return load_file(str(path))["choices"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    with loading("--model", path):
+        return load_file(str(path))["choices"]
 
 
 def check_unseen(sketches: Mapping[str, np.ndarray], splits: Mapping[str, Any]) -> None:
@@ -71,7 +78,7 @@ def check_unseen(sketches: Mapping[str, np.ndarray], splits: Mapping[str, Any]) 
         splits: Split name to dataset; those of seen users are passed over.
 
     Raises:
-        ConfigError: A user of an unseen split made choices that a model was trained on.
+        ConfigError: More users of these splits than chance explains made choices that a model was trained on.
     """
     names = [name for name in splits if name == VALIDATION or "unseen_users" in name]
     found = by_user(splits[name] for name in names) if sketches else {}

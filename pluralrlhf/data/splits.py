@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from .schema import TRAIN, VALIDATION
 
 MIXED_ITEMS = "mixed_items"
+USER_WITHOUT_A_PAIR = "user_without_a_pair"
 UNSEEN_ITEMS_OF_VALIDATION_USERS = "unseen_items_of_validation_users"
 
 

@@ -200,7 +200,7 @@ def controls_table(section: Section, split: str | None = None) -> Table | None:
     )
     if "relabelled_accuracy" in names and coverage:
         notes.append(f"Others' labels exist for {points(coverage[0])} % of the context pairs.")
-    notes += _of_fewer(next(result for result in shown), split, k, names)
+    notes += _of_fewer(shown[0], split, k, names)
     return Table(f"{section.dataset}: controls at k = {k}, {SPLIT_TITLES.get(split, split)}", columns, rows, notes)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from pluralrlhf.data.seen import check_unseen, choices, read_sketch, sketch, trained_apart, write_sketch
+from pluralrlhf.data.seen import FILE, check_unseen, choices, read_sketch, sketch, trained_apart, write_sketch
 from pluralrlhf.errors import ConfigError
 
 
@@ -30,6 +30,9 @@ def test_a_sketch_is_of_the_choices_alone(tmp_path):
     write_sketch(data, tmp_path)
     np.testing.assert_array_equal(read_sketch(tmp_path), sketch(data))
     assert read_sketch(tmp_path / "none") is None
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
+    with pytest.raises(ConfigError, match="damaged or only partly there"):
+        read_sketch(tmp_path)
     assert not trained_apart([sketch(data), None, sketch(data)]) and trained_apart(
         [sketch(data), sketch(split(["ann"]))]
     )

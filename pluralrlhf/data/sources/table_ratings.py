@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import placebo
 from ..schema import messages
-from ..splits import MIXED_ITEMS, hash64
+from ..splits import MIXED_ITEMS, USER_WITHOUT_A_PAIR, hash64
 from .table_map import item_key
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Ratings:
             winners, losers = candidate_pairs(
                 own["rating"], group, own["side"], entry_key[part] ^ user_key, min_gap, cap, dropped
             )
-            dropped["user_without_a_pair"] += not len(winners)
+            dropped[USER_WITHOUT_A_PAIR] += not len(winners)
             for winner, loser in zip(winners.tolist(), losers.tolist()):
                 entries = [{name: values[i].item() for name, values in own.items()} for i in (winner, loser)]
                 row = self._row(user, *entries, default_prompt, owned)
