@@ -29,7 +29,7 @@ from .pair_checks import check_split
 from .peft import peft_config_for
 from .preparation import prepare
 from .reward_config import PersonalizedRewardConfig
-from .strength import shrink
+from .strength import fit_share, shrink
 from .text_data import pair_data
 
 logger = logging.getLogger(__name__)
@@ -312,11 +312,14 @@ class PersonalizedRewardTrainer(RewardTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
-        return loss.detach(), (chosen - rejected).detach(), inputs["labels"]
+        margin = (chosen - rejected).detach()
+        # Where a posterior is wide its margin promises too much; what it predicts is the probability.
+        log_odds = margin if outputs.probability is None else outputs.probability.detach().logit(eps=1e-7)
+        return loss.detach(), torch.stack([margin, log_odds.to(margin.dtype)], dim=1), inputs["labels"]
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Means over users, from all processes' pairs, for every number of context pairs and over them."""
-        margins = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1)
+        margins, log_odds = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 2).T
         rows, sizes = np.asarray(prediction.label_ids).T
         users = self.pairs.history.user[rows]
         metrics: dict[str, float] = {}
@@ -325,9 +328,10 @@ class PersonalizedRewardTrainer(RewardTrainer):
             # Fitted on these users alone; once it is the model's own, it is applied by the model.
             metrics["strength"] = float(strength)
             if metrics["strength"] == 1:
-                margins, metrics["strength"] = shrink(margins, sizes, rows, users)
+                metrics["strength"] = share = fit_share(margins, sizes, rows, users)
+                margins, log_odds = (shrink(values, sizes, rows, share) for values in (margins, log_odds))
         correct = (margins > 0) + 0.5 * (margins == 0)
-        log_loss = np.logaddexp(0, -margins)
+        log_loss = np.logaddexp(0, -log_odds)
         for k in np.unique(sizes):
             these = sizes == k
             metrics[f"accuracy_k{k}"] = user_mean(correct[these], users[these])
@@ -335,7 +339,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         for name in ("accuracy", "log_loss"):
             metrics[name] = float(np.mean([metrics[f"{name}_k{k}"] for k in np.unique(sizes)]))
         if self._user_metrics is not None:
-            metrics |= self._user_metrics(prediction)
+            metrics |= self._user_metrics(EvalPrediction(prediction.predictions[:, 0], prediction.label_ids))
         return metrics
 
     # Saving

@@ -47,10 +47,10 @@ def fit_strength(without: np.ndarray, with_context: np.ndarray, users: np.ndarra
     return 1.0 if as_good else float(best.x[1] / best.x.sum())
 
 
-def shrink(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray, users: np.ndarray) -> tuple[np.ndarray, float]:
-    """Evaluation margins as they are once the share that fits them best is applied, and this share.
+def fit_share(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray, users: np.ndarray) -> float:
+    """The share that fits the margins of an evaluation best, see `fit_strength`.
 
-    With fewer than ten users the share is drawn towards 1, in proportion.
+    With fewer than ten users it is drawn towards 1, in proportion.
 
     Args:
         margins: (N,) of every target at every number of context pairs.
@@ -59,16 +59,33 @@ def shrink(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray, users: np.n
         users: (N,) whose target it is.
 
     Returns:
-        Margins unchanged and 1 where there is no k = 0 to compare with.
+        The share; 1 where there is no k = 0 to compare with.
     """
-    empty, shown = sizes == 0, sizes > 0
-    if not empty.any() or not shown.any():
-        return margins, 1.0
-    order = np.argsort(rows[empty])
-    without = margins[empty][order][np.searchsorted(rows[empty][order], rows[shown])]
+    shown = sizes > 0
+    if shown.all() or not shown.any():
+        return 1.0
     # What one or two users bear out is chance: as far as users are missing to a few, all of it is applied.
     few = min(1.0, len(np.unique(users[shown])) / _ENOUGH_USERS)
-    share = 1 - few * (1 - fit_strength(without, margins[shown], users[shown]))
-    shrunk = margins.copy()
+    return 1 - few * (1 - fit_strength(_without(margins, sizes, rows), margins[shown], users[shown]))
+
+
+def shrink(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray, share: float) -> np.ndarray:
+    """(N,) evaluation margins as they are once so large a share of the contexts' effect is applied.
+
+    Args:
+        margins, sizes, rows: As for `fit_share`.
+        share: In [0, 1].
+    """
+    if share == 1:
+        return margins
+    shown, shrunk = sizes > 0, margins.copy()
+    without = _without(margins, sizes, rows)
     shrunk[shown] = without + share * (margins[shown] - without)
-    return shrunk, share
+    return shrunk
+
+
+def _without(margins: np.ndarray, sizes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The margin at k = 0 of each target with a context."""
+    empty = sizes == 0
+    order = np.argsort(rows[empty])
+    return margins[empty][order][np.searchsorted(rows[empty][order], rows[~empty])]

@@ -97,6 +97,38 @@ def test_the_best_checkpoint_of_few_validation_pairs_is_chosen_by_its_log_loss(t
     assert trainer.args.greater_is_better is ("loss" not in chosen)
 
 
+@pytest.mark.parametrize("method", ["btl", "ours"])
+def test_the_log_loss_of_validation_is_that_of_the_predicted_probability(tmp_path, method):
+    """A posterior that knows little predicts less than its mean promises: by its mean early checkpoints look better."""
+    args = frozen_args(tmp_path, user_model=method, user_model_kwargs=None, eval_n_context=[4])
+    seen = []
+
+    def own(prediction):
+        seen.append(prediction.predictions)
+        return {"own": 1.0}
+
+    trainer = PersonalizedRewardTrainer(
+        args=args, train_dataset=pet_dataset(6, 12), compute_metrics=own,
+        eval_dataset=pet_dataset(8, 12, seed=1, first_user=40),
+    )  # fmt: skip
+    metrics = trainer.evaluate()
+    model, margins = trainer.reward_model.eval(), seen[0]
+    assert metrics["eval_validation_own"] == 1 and margins.shape == (96,)
+    rows = trainer.eval_dataset["validation"]["row"]
+    batch = trainer.data_collator([{"row": row, "n_context": 4} for row in rows])
+    batch.pop("labels")
+    with torch.no_grad():
+        output = model(**batch)
+    expected = -output.probability.log().mean()  # all users have as many pairs
+    assert metrics["eval_validation_log_loss"] == pytest.approx(float(expected), rel=1e-4)
+    promised = np.logaddexp(0, -margins).mean()
+    if method == "btl":
+        assert promised == pytest.approx(float(expected), rel=1e-4)
+    else:
+        assert abs(promised - float(expected)) > 1e-3
+    assert model.train()(**batch).probability is None
+
+
 def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):
     args = frozen_args(tmp_path / "out", eval_strategy="steps", eval_steps=30, save_strategy="steps", save_steps=30,
                        load_best_model_at_end=True)  # fmt: skip

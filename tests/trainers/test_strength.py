@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiny import pet_dataset
 
 from pluralrlhf import PersonalizedRewardConfig, PersonalizedRewardTrainer
-from pluralrlhf.trainers.strength import fit_strength, shrink
+from pluralrlhf.trainers.strength import fit_share, fit_strength, shrink
 
 RNG = np.random.default_rng(0)
 USERS = np.repeat(np.arange(40), 50)
@@ -52,7 +52,8 @@ def test_margins_are_shrunk_towards_those_without_context_whatever_their_order()
     rows = np.tile(np.arange(n), 2)
     sizes, values, users = np.repeat([0, 8], n), np.concatenate([without, shown]), np.tile(USERS, 2)
     order = RNG.permutation(2 * n)
-    shrunk, share = shrink(values[order], sizes[order], rows[order], users[order])
+    share = fit_share(values[order], sizes[order], rows[order], users[order])
+    shrunk = shrink(values[order], sizes[order], rows[order], share)
     expected = np.concatenate([without, without + share * (shown - without)])
     np.testing.assert_allclose(shrunk, expected[order])
     assert 0 < share < 1
@@ -60,8 +61,8 @@ def test_margins_are_shrunk_towards_those_without_context_whatever_their_order()
 
 def test_without_k_0_there_is_nothing_to_compare_with():
     values = RNG.normal(size=5)
-    same, share = shrink(values, np.full(5, 8), np.arange(5), np.arange(5))
-    assert share == 1 and same is values
+    share = fit_share(values, np.full(5, 8), np.arange(5), np.arange(5))
+    assert share == 1 and shrink(values, np.full(5, 8), np.arange(5), share) is values
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -103,4 +104,4 @@ def test_few_validation_users_are_not_believed_alone():
         some = n_users > USERS
         twice = np.concatenate([without[some], -without[some]])  # a context that turns every choice round
         sizes = np.repeat([0, 8], some.sum())
-        assert low <= shrink(twice, sizes, np.tile(rows[some], 2), np.tile(USERS[some], 2))[1] <= high
+        assert low <= fit_share(twice, sizes, np.tile(rows[some], 2), np.tile(USERS[some], 2)) <= high
