@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from ..data.sources import SOURCES, Source, source_class
@@ -15,6 +15,7 @@ from ..data.splits import MIXED_ITEMS, UNSEEN_ITEMS_OF_VALIDATION_USERS, USER_WI
 from ..errors import ConfigError
 
 _PROG = "pluralrlhf data build"
+_MANY_CLOSE = 0.05  # of the pairs
 _MEANINGS = {
     MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
     USER_WITHOUT_A_PAIR: "users whose ratings make no pair, being equal, too close or of different prompts; the dataset "
@@ -245,8 +246,6 @@ def _one_item(out: Any) -> bool:
 
 def _print_summary(out: Any) -> None:
     from ..data import read_build
-    from ..data.schema import FEW_PAIRS, SPLITS, VALIDATION
-    from ..evaluation.tables import counted
 
     build = read_build(out)
     counts = build["counts"]
@@ -261,24 +260,42 @@ def _print_summary(out: Any) -> None:
             print(f"  {reason}: {meaning}")
     if build["skipped_invalid"]:
         print(f"  the skipped rows are in {out / 'skipped.jsonl'}")
-    if changed := counts["stripped_ids"]:
-        print(f"  note: white space around {changed:,} user and item ids was taken off")
-    empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in counts["splits"]]
-    if (judges := counts["splits"].get(VALIDATION, {}).get("users", 0)) in range(1, 10):
-        print(
-            f"  note: only {counted(judges, 'validation user')}, on whom every choice is made: raise --validation_users"
-        )
-    if (left := counts["splits"].get(SPLITS[5], {}).get("pairs", 0)) in range(1, FEW_PAIRS):
-        given = build["parameters"]
-        users = "take fewer --n_user_folds" if given.get("n_user_folds") else "raise --test_users"
-        items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"
-        print(f"  note: only {counted(left, 'pair')} in {SPLITS[5]}, the headline: {users} or {items}")
-    if SPLITS[5] in empty and build["parameters"].get("items") == "prompt" and _one_item(out):
-        print("  note: all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not "
-              "be told from another. Build it again with --items responses")  # fmt: skip
-    elif empty:
-        print(f"  note: nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help")
+    for note in _notes(build, out):
+        print(f"  note: {note}")
     print(f"Look at it: pluralrlhf data inspect {out}")
+
+
+def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
+    """What of a built dataset may spoil what is made of it, and what would help."""
+    from ..data.schema import FEW_PAIRS, SPLITS, VALIDATION
+    from ..evaluation.tables import counted
+
+    counts, given = build["counts"], build["parameters"]
+    splits = counts["splits"]
+    if changed := counts["stripped_ids"]:
+        yield f"white space around {changed:,} user and item ids was taken off"
+    if (close := counts.get("close_ratings", 0)) > _MANY_CLOSE * counts["pairs"]:
+        gap = f"{counts['close_gap']:.2g}"
+        yield (
+            f"{close / counts['pairs']:.0%} of the pairs are of ratings that differ by less than {gap}, a tenth of their "
+            f"standard deviation: chance decides many of these. --min_gap {gap} leaves them out"
+        )
+    more_users = "take fewer --n_user_folds" if given.get("n_user_folds") else "raise --test_users"
+    if (judges := splits.get(VALIDATION, {}).get("users", 0)) in range(1, 10):
+        yield f"only {counted(judges, 'validation user')}, on whom every choice is made: raise --validation_users"
+    if (tested := splits.get(SPLITS[4], {}).get("users", 0)) in range(1, 20):
+        yield f"only {counted(tested, 'test user')}: what a method gains would have to be large to show; {more_users}"
+    if (left := splits.get(SPLITS[5], {}).get("pairs", 0)) in range(1, FEW_PAIRS):
+        items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"
+        yield f"only {counted(left, 'pair')} in {SPLITS[5]}, the headline: {more_users} or {items}"
+    empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in splits]
+    if SPLITS[5] in empty and given.get("items") == "prompt" and _one_item(out):
+        yield (
+            "all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not be told "
+            "from another. Build it again with --items responses"
+        )
+    elif empty:
+        yield f"nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help"
 
 
 if __name__ == "__main__":

@@ -178,6 +178,12 @@ class PairData:
         index = table.index.reshape(len(dataset), 2, -1)
         self._features.append((table, index))
         self._starts = np.cumsum([0] + [len(index) for _, index in self._features])
+        if table.truncated:
+            logger.warning(
+                "%d of %d texts of split %s are longer than the %s tokens that the encoder `%s` reads; the rest of them is "
+                "not seen.",
+                table.truncated, len(table), name, self.model.encoder.max_length, self.model.encoder.name,
+            )  # fmt: skip
         some = index[:: -(-len(index) // _MAX_COMPARED)]
         alike = (table.gather(some[:, 0]) == table.gather(some[:, 1])).reshape(len(some), -1).all(1).mean()
         if alike >= _MANY_ALIKE:

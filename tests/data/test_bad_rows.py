@@ -220,6 +220,11 @@ def test_bad_judgments(make, column, value, reason, tmp_path, capfd):
     assert status == 0 and json.loads((folder / "build.json").read_text())["skipped_invalid"] == {reason: 1}
 
 
+def test_a_rating_that_is_no_number_is_shown(tmp_path, capfd):
+    assert build(tmp_path, path=write(tmp_path / "votes.jsonl", jsonl(ratings("4/5"))))[0] == 2
+    check_message(capfd, "the rating is '4/5', not a number", "--rating_labels")
+
+
 CSV = as_csv(GOOD)
 CSV_LINES = CSV.decode().splitlines(keepends=True)
 

@@ -68,3 +68,7 @@ def test_responses_that_an_encoder_cannot_tell_apart_are_named(caplog):
     assert "cannot tell apart" not in caplog.text
     pairs.add("emoji", Dataset.from_list(data))
     assert "50 % of the pairs of split emoji" in caplog.text and "`offline` cannot tell apart" in caplog.text
+    assert "is not seen" not in caplog.text
+    pairs.add("long", Dataset.from_list([{"prompt": "which?", "chosen": "cat " * 600, "rejected": "dog"}]))
+    limit = pairs.model.encoder.max_length
+    assert f"1 of 2 texts of split long are longer than the {limit} tokens" in caplog.text

@@ -313,7 +313,8 @@ class RatingScale:
         if written_list(value):
             raise RowError("bad_rating", _A_LIST, f"{_NO_LISTS}, {_SKIP}")
         if number is None:
-            found = f"the rating is {kind(value)}, not a number"
+            shown = repr(value.strip()[:20]) if isinstance(value, str) else kind(value)
+            found = f"the rating is {shown}, not a number"
             raise RowError("bad_rating", found, f"Name the labels by --rating_labels bad,ok,good, {_SKIP}")
         if not math.isfinite(number):
             raise RowError("bad_rating", f"the rating is {kind(number)}", f"Give a finite number, {_SKIP}")
