@@ -137,13 +137,13 @@ def _pair(before: list, chosen: str, rejected: str, pair_id: str) -> dict[str, A
 
 def read_responses(path: str) -> tuple[list[Any], list[Any]]:
     """Prompts and responses: rows with `prompt` and `response` (or `responses`)."""
+    from ..evaluation.candidates import prompt_and_responses
+
     rows = read_json(path, "--responses")
     prompts, responses = [], []
     for number, row in enumerate(rows if isinstance(rows, list) else [rows], 1):
-        given = row.get("responses", [row.get("response")]) if isinstance(row, dict) else [None]
-        if not isinstance(row, dict) or not row.get("prompt") or not given or not all(given):
-            raise DataError("`prompt` or `response` is missing", "Give both in each row.", file=path, row=number)
-        prompts += [row["prompt"]] * len(given)
+        prompt, given = prompt_and_responses(row, path, number)
+        prompts += [prompt] * len(given)
         responses += given
     return prompts, responses
 

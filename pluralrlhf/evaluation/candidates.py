@@ -42,11 +42,38 @@ MANIFEST = "score.json"
 _USERS_AT_ONCE = 512
 
 
+def prompt_and_responses(row: Any, file: str, number: int) -> tuple[Any, list[Any]]:
+    """The prompt of a row of a file, and its `responses`, or its `response` as the only one.
+
+    Raises:
+        DataError: The row is no object, one of both is missing, or a response is empty.
+    """
+    found, remedy = None, "Give `prompt` and `response` (or a list, `responses`) in each row."
+    if not isinstance(row, dict):
+        found = f"the row is a {type(row).__name__}"
+    elif "prompt" not in row or row["prompt"] is None:
+        found = "`prompt` is missing"
+    elif row.get("responses") is None and row.get("response") is None:
+        found = "`response`, or `responses`, is missing"
+    else:
+        responses = [row["response"]] if row.get("responses") is None else row["responses"]
+        if not isinstance(responses, list):
+            found = f"`responses` is a {type(responses).__name__}, not a list"
+        elif not responses:
+            found = "`responses` is empty"
+        elif not all(responses):
+            found = f"response {next(i for i, text in enumerate(responses) if not text)} (from 0) is empty"
+            remedy = "Leave it out: an empty text has no reward."
+    if found is not None:
+        raise DataError(found, remedy, file=file, row=number)
+    return row["prompt"], responses
+
+
 def read_candidates(path: Path) -> Iterator[tuple[int, Any, list[Any]]]:
     """Yields (number of the row, prompt, responses) of a JSONL or parquet file, without holding it.
 
     Raises:
-        DataError: A row without `prompt`, or without `response` or `responses`.
+        DataError: A row without `prompt`, or without `response` or `responses`, or an empty response.
     """
     if path.suffix == ".parquet":
         try:
@@ -58,12 +85,7 @@ def read_candidates(path: Path) -> Iterator[tuple[int, Any, list[Any]]]:
         rows = _json_lines(path)
     number = -1
     for number, row in enumerate(rows):
-        responses = row.get("responses") or [row.get("response")] if isinstance(row, dict) else []
-        if not responses or not isinstance(responses, list) or not all(responses) or "prompt" not in row:
-            raise DataError(
-                "`prompt`, or `response` or `responses`, is missing", "Give both.", file=str(path), row=number + 1
-            )
-        yield number, row["prompt"], responses
+        yield number, *prompt_and_responses(row, str(path), number + 1)
     if number < 0:
         raise DataError("there are no candidates", "Give one object a row.", file=str(path))
 

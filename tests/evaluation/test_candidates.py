@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from tiny import tiny_backbone, tiny_tokenizer
 
 from pluralrlhf.cli import main
 from pluralrlhf.data import load_pairs
+from pluralrlhf.errors import DataError
 from pluralrlhf.evaluation import candidates as module
 from pluralrlhf.modeling import PersonalizedRewardModel
 
@@ -121,3 +123,22 @@ def test_a_call_that_came_to_nothing_leaves_the_folder_to_others(folder, tmp_pat
     assert score(folder, tmp_path, model="pets") == 2
     assert score(folder, tmp_path, "--n_context", "2") == 0, capsys.readouterr().err
     assert json.loads((tmp_path / module.MANIFEST).read_text())["n_context"] == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        ([1], "the row is a list"),
+        ({"response": "a"}, "`prompt` is missing"),
+        ({"prompt": "?"}, "`response`, or `responses`, is missing"),
+        ({"prompt": "?", "responses": "a"}, "`responses` is a str, not a list"),
+        ({"prompt": "?", "responses": []}, "`responses` is empty"),
+        ({"prompt": "?", "responses": ["a", ""]}, "response 1 (from 0) is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(tmp_path, row, found):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(json.dumps({"prompt": "", "response": "a"}) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=re.escape(found)) as error:
+        list(module.read_candidates(path))
+    assert "row 2" in str(error.value)
