@@ -15,7 +15,7 @@ from ..data.splits import MIXED_ITEMS, UNSEEN_ITEMS_OF_VALIDATION_USERS, USER_WI
 from ..errors import ConfigError
 
 _PROG = "pluralrlhf data build"
-_MANY_CLOSE = 0.05  # of the pairs
+_MANY_CLOSE = 0.15  # of the pairs; of normal or uniform ratings 0.06 are close
 _MEANINGS = {
     MIXED_ITEMS: "one item of the pair is kept from training and one is not; `--test_items 0` keeps none",
     USER_WITHOUT_A_PAIR: "users whose ratings make no pair, being equal, too close or of different prompts; the dataset "
@@ -274,17 +274,17 @@ def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
     splits = counts["splits"]
     if changed := counts["stripped_ids"]:
         yield f"white space around {changed:,} user and item ids was taken off"
-    if (close := counts.get("close_ratings", 0)) > _MANY_CLOSE * counts["pairs"]:
-        gap = f"{counts['close_gap']:.2g}"
+    if (close := counts.get("close_ratings", 0.0)) > _MANY_CLOSE:
         yield (
-            f"{close / counts['pairs']:.0%} of the pairs are of ratings that differ by less than {gap}, a tenth of their "
-            f"standard deviation: chance decides many of these. --min_gap {gap} leaves them out"
+            f"{close:.0%} of the pairs are of ratings that differ by less than a tenth of their user's standard deviation: if "
+            "such a difference means nothing, set --min_gap to the least that does"
         )
-    more_users = "take fewer --n_user_folds" if given.get("n_user_folds") else "raise --test_users"
+    folds = given.get("n_user_folds") or 0
+    more_users = "more users" if folds == 2 else "take fewer --n_user_folds" if folds else "raise --test_users"
     if (judges := splits.get(VALIDATION, {}).get("users", 0)) in range(1, 10):
         yield f"only {counted(judges, 'validation user')}, on whom every choice is made: raise --validation_users"
-    if (tested := splits.get(SPLITS[4], {}).get("users", 0)) in range(1, 20):
-        yield f"only {counted(tested, 'test user')}: what a method gains would have to be large to show; {more_users}"
+    if (tested := max(splits.get(split, {}).get("users", 0) for split in SPLITS[4:6])) in range(1, 20):
+        yield f"only {counted(tested, 'test user')}: a gain has to be large to show; a suite with `user_folds` tests all in turn"
     if (left := splits.get(SPLITS[5], {}).get("pairs", 0)) in range(1, FEW_PAIRS):
         items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"
         yield f"only {counted(left, 'pair')} in {SPLITS[5]}, the headline: {more_users} or {items}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, loading
+from ..errors import ConfigError
 from .arrays import BATCH, column_texts
 from .schema import VALIDATION
 from .splits import hash64
@@ -58,13 +58,18 @@ def read_sketch(folder: str | Path) -> np.ndarray | None:
     Raises:
         ConfigError: The file is damaged.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     path = Path(folder) / FILE
     if not path.is_file():
         return None
-    with loading("--model", path):
+    try:
         return load_file(str(path))["choices"]
+    except (SafetensorError, KeyError) as error:
+        raise ConfigError(
+            f"the digests of training users in {str(path)!r} are damaged or only partly there ({error}). Copy the model again."
+        ) from None
 
 
 def check_unseen(sketches: Mapping[str, np.ndarray], splits: Mapping[str, Any]) -> None:

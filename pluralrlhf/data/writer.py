@@ -158,7 +158,7 @@ class _Build:
                 "users_below_min_pairs": len(short),
                 "users_without_pairs": without_pairs,
                 "stripped_ids": described.get("stripped_ids", 0),
-                **dict(zip(("close_ratings", "close_gap"), described.get("close_ratings", ()))),
+                "close_ratings": described.get("close_ratings", 0.0),
                 "splits": counts,
             },
             "dropped": dict(sorted((+self.dropped + Counter(self.source.dropped)).items())),

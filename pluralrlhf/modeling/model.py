@@ -31,15 +31,15 @@ class RewardOutput(ModelOutput):
         loss: Scalar, for pairs.
         logits: (2B, 1) rewards, chosen first, for pairs; (B, 1) for single responses.
         metrics: The user model's own metrics, detached scalars.
-        probability: (B,) predictive probability that the chosen response is preferred: for pairs, when not training, of
-            a user model that reads features.
+        log_odds: (B,) of the predictive probability of the choice: for pairs, when not training, where the user model has
+            them in closed form and they differ from the difference of rewards.
         features: (2B, d) raw features, chosen first, where they were asked for.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     metrics: dict[str, Tensor] | None = None
-    probability: Tensor | None = None
+    log_odds: Tensor | None = None
     features: Tensor | None = None
 
 
@@ -351,9 +351,10 @@ class PersonalizedRewardModel(UserInference, TokenFeatures, PreTrainedModel):
             if not pairs:
                 return RewardOutput(logits=self.user_model.score(features, state)[:, None])
             output = self.user_model(*features.chunk(2), state, margin, n_user_pairs)
-            probability = None if self.training else self.user_model.probability(*features.chunk(2), state)
+            moderated = self.user_model.moderates and not self.training
+            log_odds = self.user_model.log_odds(*features.chunk(2), state) if moderated else None
         logits = torch.cat([output.chosen_rewards, output.rejected_rewards])[:, None]
-        return RewardOutput(loss=output.loss, logits=logits, metrics=output.metrics, probability=probability)
+        return RewardOutput(loss=output.loss, logits=logits, metrics=output.metrics, log_odds=log_odds)
 
     def encode_context(
         self,

@@ -181,7 +181,7 @@ class PairData:
         if table.truncated:
             logger.warning(
                 "%d of %d texts of split %s are longer than the %s tokens that the encoder `%s` reads; the rest of them is "
-                "not seen.",
+                "not seen. Another encoder may read more.",
                 table.truncated, len(table), name, self.model.encoder.max_length, self.model.encoder.name,
             )  # fmt: skip
         some = index[:: -(-len(index) // _MAX_COMPARED)]

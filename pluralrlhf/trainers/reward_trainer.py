@@ -288,7 +288,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         """Sets the share of a context's evidence that is applied to what fits the validation users' choices best.
 
         Called at the end of [`train`]. Checkpoints made before have a share of 1, and the metrics of their validation are
-        of the share that fits them.
+        of the share that fits them: accuracies exactly, log losses to first order in the share.
 
         Returns:
             The share; `None`, and nothing is set, where the user model has none or `eval_dataset` no `validation` at
@@ -305,7 +305,10 @@ class PersonalizedRewardTrainer(RewardTrainer):
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         self._evaluated_split = metric_key_prefix.partition("_")[2]
-        return super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        # Metrics are of margins and log-odds; what `predict` gives are the margins.
+        margins = None if output.predictions is None else output.predictions[:, 0]
+        return output._replace(predictions=margins)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -314,11 +317,12 @@ class PersonalizedRewardTrainer(RewardTrainer):
         chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
         margin = (chosen - rejected).detach()
         # Where a posterior is wide its margin promises too much; what it predicts is the probability.
-        log_odds = margin if outputs.probability is None else outputs.probability.detach().logit(eps=1e-7)
+        log_odds = margin if outputs.log_odds is None else outputs.log_odds.detach()
         return loss.detach(), torch.stack([margin, log_odds.to(margin.dtype)], dim=1), inputs["labels"]
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Means over users, from all processes' pairs, for every number of context pairs and over them."""
+        margins_given = np.asarray(prediction.predictions).reshape(-1, 2)[:, 0]
         margins, log_odds = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 2).T
         rows, sizes = np.asarray(prediction.label_ids).T
         users = self.pairs.history.user[rows]
@@ -339,7 +343,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
         for name in ("accuracy", "log_loss"):
             metrics[name] = float(np.mean([metrics[f"{name}_k{k}"] for k in np.unique(sizes)]))
         if self._user_metrics is not None:
-            metrics |= self._user_metrics(EvalPrediction(prediction.predictions[:, 0], prediction.label_ids))
+            own = EvalPrediction(margins_given, prediction.label_ids, prediction.inputs, prediction.losses)
+            metrics |= self._user_metrics(own)
         return metrics
 
     # Saving

@@ -201,6 +201,7 @@ class UserModel(nn.Module):
     config_class: ClassVar[type]
     uses_context: ClassVar[bool] = True
     has_posterior: ClassVar[bool] = False
+    moderates: ClassVar[bool] = False  # `log_odds` has a closed form, which is not the margin
     # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`. `backbone`:
     # a user changes what the backbone computes, see `backbone_route.py`.
     route: ClassVar[str] = "head"
@@ -313,9 +314,13 @@ class UserModel(nn.Module):
         loss = bradley_terry_loss(chosen_rewards, rejected_rewards, margin).mean() + term
         return PairOutput(chosen_rewards, rejected_rewards, loss, metrics)
 
+    def log_odds(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
+        """(B,) log-odds of the predictive probability where they have a closed form, of the mean margin elsewhere."""
+        return torch.sub(*self.score_pair(chosen, rejected, state))
+
     def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         """(B,) predictive probability that `chosen` is preferred, the posterior's spread averaged over where known."""
-        return torch.sigmoid(torch.sub(*self.score_pair(chosen, rejected, state)))
+        return torch.sigmoid(self.log_odds(chosen, rejected, state))
 
     def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
         """(U, R) rewards of R responses for U users, in blocks of users so that memory stays bounded."""

@@ -215,6 +215,7 @@ class LinearUserModel(UserModel):
 
     base: nn.Module | None
     map: nn.Module
+    moderates = True
 
     def base_reward(self, features: Tensor) -> Tensor:
         """(n,) what everybody gets."""
@@ -252,15 +253,11 @@ class LinearUserModel(UserModel):
         # One pass over the matrix, which is far larger than what it is made of: the product alone is bound by memory.
         return torch.addmm(self.base_reward(features)[None], state["weights"], self.basis(features).T)
 
-    def margin_logit(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
-        """(B,) log-odds of the predictive probability."""
+    def log_odds(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         margin = self.score(chosen, state) - self.score(rejected, state)
         if "covariance" not in state.tensors:
             return margin
         return moderate(margin, margin_variance(self.basis(chosen) - self.basis(rejected), state["covariance"]))
-
-    def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
-        return torch.sigmoid(self.margin_logit(chosen, rejected, state))
 
     def forward(
         self,

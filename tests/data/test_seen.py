@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from datasets import Dataset
+from safetensors.numpy import save_file
 
 from pluralrlhf.data.seen import FILE, check_unseen, choices, read_sketch, sketch, trained_apart, write_sketch
 from pluralrlhf.errors import ConfigError
@@ -31,7 +32,10 @@ def test_a_sketch_is_of_the_choices_alone(tmp_path):
     np.testing.assert_array_equal(read_sketch(tmp_path), sketch(data))
     assert read_sketch(tmp_path / "none") is None
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-9])
-    with pytest.raises(ConfigError, match="damaged or only partly there"):
+    with pytest.raises(ConfigError, match=r"digests of training users in .* damaged or only partly there"):
+        read_sketch(tmp_path)
+    save_file({"others": np.zeros(2)}, str(tmp_path / FILE))
+    with pytest.raises(ConfigError, match="choices"):
         read_sketch(tmp_path)
     assert not trained_apart([sketch(data), None, sketch(data)]) and trained_apart(
         [sketch(data), sketch(split(["ann"]))]

@@ -100,10 +100,13 @@ def test_the_best_checkpoint_of_few_validation_pairs_is_chosen_by_its_log_loss(t
 @pytest.mark.parametrize("method", ["btl", "ours"])
 def test_the_log_loss_of_validation_is_that_of_the_predicted_probability(tmp_path, method):
     """A posterior that knows little predicts less than its mean promises: by its mean early checkpoints look better."""
-    args = frozen_args(tmp_path, user_model=method, user_model_kwargs=None, eval_n_context=[4])
+    args = frozen_args(
+        tmp_path, user_model=method, user_model_kwargs=None, eval_n_context=[4], include_for_metrics=["loss"]
+    )
     seen = []
 
     def own(prediction):
+        assert prediction.losses is not None
         seen.append(prediction.predictions)
         return {"own": 1.0}
 
@@ -119,14 +122,15 @@ def test_the_log_loss_of_validation_is_that_of_the_predicted_probability(tmp_pat
     batch.pop("labels")
     with torch.no_grad():
         output = model(**batch)
-    expected = -output.probability.log().mean()  # all users have as many pairs
-    assert metrics["eval_validation_log_loss"] == pytest.approx(float(expected), rel=1e-4)
-    promised = np.logaddexp(0, -margins).mean()
     if method == "btl":
-        assert promised == pytest.approx(float(expected), rel=1e-4)
+        assert output.log_odds is None
+        expected = np.logaddexp(0, -margins).mean()  # all users have as many pairs
     else:
-        assert abs(promised - float(expected)) > 1e-3
-    assert model.train()(**batch).probability is None
+        expected = torch.nn.functional.softplus(-output.log_odds).mean()
+        assert abs(np.logaddexp(0, -margins).mean() - float(expected)) > 1e-3
+    assert metrics["eval_validation_log_loss"] == pytest.approx(float(expected), rel=1e-4)
+    assert model.train()(**batch).log_odds is None
+    np.testing.assert_array_equal(trainer.predict(trainer.eval_dataset["validation"]).predictions, margins)
 
 
 def test_it_learns_users_and_reports_by_split_and_context_size(tmp_path):

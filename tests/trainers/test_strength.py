@@ -85,6 +85,9 @@ def test_the_trainer_applies_what_holds_of_users_whom_it_did_not_learn_from(tmp_
     before = trainer.evaluate()
     assert "eval_validation_strength" in before and "eval_other_strength" not in before
     trainer.train()
+    trainer.reward_model.user_model.strength.fill_(1.0)
+    about = trainer.evaluate()
+    trainer.fit_strength()
     strength = float(trainer.reward_model.user_model.strength)
     assert strength > 0.9 if alike else strength < 0.3
     trainer.save_model()
@@ -92,7 +95,11 @@ def test_the_trainer_applies_what_holds_of_users_whom_it_did_not_learn_from(tmp_
     assert float(saved["user_model.strength"]) == pytest.approx(strength)
     assert f"{strength:.0%} is applied" in (tmp_path / "out" / "README.md").read_text()
     # What is applied is the model's own from here on.
-    assert trainer.evaluate()["eval_validation_strength"] == pytest.approx(strength)
+    exactly = trainer.evaluate()
+    assert about["eval_validation_strength"] == exactly["eval_validation_strength"] == pytest.approx(strength)
+    for name in ("accuracy", "accuracy_k0", "accuracy_k4"):
+        assert about[f"eval_validation_{name}"] == pytest.approx(exactly[f"eval_validation_{name}"], abs=1e-3)
+    assert about["eval_validation_log_loss"] == pytest.approx(exactly["eval_validation_log_loss"], abs=0.01)
     assert float(trainer.reward_model.user_model.strength) == pytest.approx(strength)
 
 

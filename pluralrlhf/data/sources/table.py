@@ -184,7 +184,7 @@ class Table(Source):
             "attribution": self.attribution,
             "notes": " ".join(notes),
             "stripped_ids": len(self.row_reader.stripped) if self.row_reader else 0,
-            "close_ratings": (self._ratings.close_pairs, self._ratings.close_gap) if self._ratings else (0, 0.0),
+            "close_ratings": self._ratings.close_share if self._ratings else 0.0,
         }
 
     def progress(self) -> float | None:

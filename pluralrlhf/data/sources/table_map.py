@@ -315,7 +315,8 @@ class RatingScale:
         if number is None:
             shown = repr(value.strip()[:20]) if isinstance(value, str) else kind(value)
             found = f"the rating is {shown}, not a number"
-            raise RowError("bad_rating", found, f"Name the labels by --rating_labels bad,ok,good, {_SKIP}")
+            remedy = f"Write it as a number, name the labels, lowest first, by --rating_labels bad,ok,good, {_SKIP}"
+            raise RowError("bad_rating", found, remedy)
         if not math.isfinite(number):
             raise RowError("bad_rating", f"the rating is {kind(number)}", f"Give a finite number, {_SKIP}")
         return number

@@ -67,8 +67,8 @@ class Ratings:
 
     Attributes:
         share_paired: The share of users whose pairs `pairs` has given.
-        close_pairs, close_gap: How many of the pairs are of ratings less than a tenth of the ratings' standard deviation
-            apart, and this gap; 0 of a scale of few values, whose steps are meant.
+        close_share: The share of the pairs given by `pairs` whose ratings lie less than a tenth of their user's standard
+            deviation apart; 0 of a scale of few values, whose steps are meant.
     """
 
     def __init__(self, items: str, seed: int = 0):
@@ -81,7 +81,7 @@ class Ratings:
         self.files, self.rows, self.own_items = array("l"), array("q"), array("l")
         self.ratings = array("d")
         self.share_paired = 0.0
-        self.close_pairs, self.close_gap = 0, 0.0
+        self.close_share = 0.0
 
     def add(
         self,
@@ -134,8 +134,7 @@ class Ratings:
         dropped[MIXED_ITEMS] += _n_pairs(group) - _n_pairs(2 * group[paired] + side[paired])
         table = {name: values[paired] for name, values in table.items()}
         table["side"] = side[paired]
-        if len(np.unique(table["rating"])) > _FEW_VALUES:
-            self.close_gap = _CLOSE * float(table["rating"].std())
+        continuous, close, given = len(np.unique(table["rating"])) > _FEW_VALUES, 0, 0
         names, files, owned = list(self.user_number), list(self.file_number), list(self.item_number)
         keys = np.array(self.texts.keys, dtype=np.uint64)
         prompt_key = np.where(table["prompt"] < 0, np.uint64(0), keys[table["prompt"]])
@@ -151,7 +150,13 @@ class Ratings:
                 own["rating"], group, own["side"], entry_key[part] ^ user_key, min_gap, cap, dropped
             )
             dropped[USER_WITHOUT_A_PAIR] += not len(winners)
-            self.close_pairs += int((own["rating"][winners] - own["rating"][losers] < self.close_gap).sum())
+            if continuous and len(winners):
+                scale = own["rating"] / max(
+                    np.abs(own["rating"]).max(), 1e-300
+                )  # squares of what is huge are infinite
+                close += int((scale[winners] - scale[losers] < _CLOSE * scale.std()).sum())
+                given += len(winners)
+                self.close_share = close / given
             for winner, loser in zip(winners.tolist(), losers.tolist()):
                 entries = [{name: values[i].item() for name, values in own.items()} for i in (winner, loser)]
                 row = self._row(user, *entries, default_prompt, owned)
