@@ -351,7 +351,8 @@ class PersonalizedRewardModel(UserInference, TokenFeatures, PreTrainedModel):
             if not pairs:
                 return RewardOutput(logits=self.user_model.score(features, state)[:, None])
             output = self.user_model(*features.chunk(2), state, margin, n_user_pairs)
-            moderated = self.user_model.moderates and not self.training
+            # Without a covariance they are the difference of rewards, or, as of VPL, the mean of many draws.
+            moderated = "covariance" in state.tensors and not self.training
             log_odds = self.user_model.log_odds(*features.chunk(2), state) if moderated else None
         logits = torch.cat([output.chosen_rewards, output.rejected_rewards])[:, None]
         return RewardOutput(loss=output.loss, logits=logits, metrics=output.metrics, log_odds=log_odds)

@@ -322,8 +322,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Means over users, from all processes' pairs, for every number of context pairs and over them."""
-        margins_given = np.asarray(prediction.predictions).reshape(-1, 2)[:, 0]
-        margins, log_odds = np.asarray(prediction.predictions, dtype=np.float64).reshape(-1, 2).T
+        margins, log_odds = np.asarray(prediction.predictions, dtype=np.float64).T
         rows, sizes = np.asarray(prediction.label_ids).T
         users = self.pairs.history.user[rows]
         metrics: dict[str, float] = {}
@@ -343,7 +342,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
         for name in ("accuracy", "log_loss"):
             metrics[name] = float(np.mean([metrics[f"{name}_k{k}"] for k in np.unique(sizes)]))
         if self._user_metrics is not None:
-            own = EvalPrediction(margins_given, prediction.label_ids, prediction.inputs, prediction.losses)
+            given = prediction.predictions[:, 0]
+            own = EvalPrediction(given, prediction.label_ids, prediction.inputs, prediction.losses)
             metrics |= self._user_metrics(own)
         return metrics
 

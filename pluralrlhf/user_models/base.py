@@ -201,7 +201,6 @@ class UserModel(nn.Module):
     config_class: ClassVar[type]
     uses_context: ClassVar[bool] = True
     has_posterior: ClassVar[bool] = False
-    moderates: ClassVar[bool] = False  # `log_odds` has a closed form, which is not the margin
     # `head`: a user is a vector. `text`: a user is a text that the reward model reads, see `text/base.py`. `backbone`:
     # a user changes what the backbone computes, see `backbone_route.py`.
     route: ClassVar[str] = "head"

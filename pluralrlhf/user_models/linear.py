@@ -215,7 +215,6 @@ class LinearUserModel(UserModel):
 
     base: nn.Module | None
     map: nn.Module
-    moderates = True
 
     def base_reward(self, features: Tensor) -> Tensor:
         """(n,) what everybody gets."""
