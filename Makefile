@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A worker a core, each on one thread: the models of the tests are too small for more.
+PYTEST := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: install quickstart bench test test-all lint clean
 .DEFAULT_GOAL := help
@@ -29,10 +32,10 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m evals.bench
 
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 $(BIN)/python -m pytest -m 'not gpu'
+	$(PYTEST) -m 'not gpu'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
