@@ -21,7 +21,7 @@ _HOME = {
     "USER_MODELS": ".user_models",
     "UserHistory": ".data.history",
     "UserState": ".user_models",
-    "load_encoder": ".features.encoders",
+    "load_encoder": ".features.encoder_loading",
     "load_pairs": ".data",
 }
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .data import load_pairs
     from .data.history import UserHistory
     from .evaluation.interview import Interview
-    from .features.encoders import load_encoder
+    from .features.encoder_loading import load_encoder
     from .modeling import PersonalizedRewardModel, PersonalizedRewardModelConfig
     from .rewards.personalized import PersonalizedReward
     from .trainers.reward_config import PersonalizedRewardConfig

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .cache import FeatureCache, FeatureTable
-    from .encoders import TextEncoder, load_encoder
+    from .encoder_loading import load_encoder
+    from .encoders import TextEncoder
     from .pooling import POOLING_MODES, pool
     from .rendering import PART_MODES, encoder_parts, neutralize_special_tokens, render
 
@@ -18,7 +19,7 @@ _HOME = {
     "PART_MODES": "rendering",
     "TextEncoder": "encoders",
     "encoder_parts": "rendering",
-    "load_encoder": "encoders",
+    "load_encoder": "encoder_loading",
     "neutralize_special_tokens": "rendering",
     "pool": "pooling",
     "render": "rendering",

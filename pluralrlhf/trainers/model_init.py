@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, loading
-from ..features.encoders import load_encoder
+from ..features.encoder_loading import load_encoder
 from ..modeling import PersonalizedRewardModel
 from .reward_config import PersonalizedRewardConfig
 

@@ -19,7 +19,6 @@ from ..data.seen import write_sketch
 from ..errors import ConfigError
 from ..features.cache import FeatureCache
 from ..features.shared_prefix import verify_shared_prefix
-from ..metrics import user_mean
 from ..modeling import PersonalizedRewardModel
 from .collator import DataCollatorForPersonalizedPreference, EpochRows, EpochSampler
 from .device_features import DeviceFeatures
@@ -29,7 +28,7 @@ from .pair_checks import check_split
 from .peft import peft_config_for
 from .preparation import prepare
 from .reward_config import PersonalizedRewardConfig
-from .strength import fit_share, shrink
+from .reward_metrics import reward_metrics
 from .text_data import pair_data
 
 logger = logging.getLogger(__name__)
@@ -325,22 +324,10 @@ class PersonalizedRewardTrainer(RewardTrainer):
         margins, log_odds = np.asarray(prediction.predictions, dtype=np.float64).T
         rows, sizes = np.asarray(prediction.label_ids).T
         users = self.pairs.history.user[rows]
-        metrics: dict[str, float] = {}
         strength = getattr(self.reward_model.user_model, "strength", None)
-        if strength is not None and self._evaluated_split == "validation":
-            # Fitted on these users alone; once it is the model's own, it is applied by the model.
-            metrics["strength"] = float(strength)
-            if metrics["strength"] == 1:
-                metrics["strength"] = share = fit_share(margins, sizes, rows, users)
-                margins, log_odds = (shrink(values, sizes, rows, share) for values in (margins, log_odds))
-        correct = (margins > 0) + 0.5 * (margins == 0)
-        log_loss = np.logaddexp(0, -log_odds)
-        for k in np.unique(sizes):
-            these = sizes == k
-            metrics[f"accuracy_k{k}"] = user_mean(correct[these], users[these])
-            metrics[f"log_loss_k{k}"] = user_mean(log_loss[these], users[these])
-        for name in ("accuracy", "log_loss"):
-            metrics[name] = float(np.mean([metrics[f"{name}_k{k}"] for k in np.unique(sizes)]))
+        # Fitted on these users alone; once it is the model's own, it is applied by the model.
+        fitted = strength is not None and self._evaluated_split == "validation"
+        metrics = reward_metrics(margins, log_odds, sizes, rows, users, float(strength) if fitted else None)
         if self._user_metrics is not None:
             given = prediction.predictions[:, 0]
             own = EvalPrediction(given, prediction.label_ids, prediction.inputs, prediction.losses)
