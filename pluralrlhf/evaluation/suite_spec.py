@@ -123,18 +123,27 @@ def load_suite(path: str | Path, seeds: int | None = None) -> SuiteSpec:
     """Reads and checks a suite file.
 
     Args:
-        path: The YAML file. With `like: OTHER.yaml` it has what that file beside it says and it does not say itself.
+        path: The YAML file. With `like: OTHER.yaml` it has what it does not say itself from that file beside it, which may
+            be like another in turn.
         seeds: How many seeds, over what the file says.
 
     Raises:
         ConfigError: The file is missing or not YAML, or a key or value in it does not fit.
     """
     path = Path(path)
+    return parse_suite(_content(path), str(path), default_name=path.stem, seeds=seeds)
+
+
+def _content(path: Path, readers: tuple[Path, ...] = ()) -> Any:
+    """What a suite file says, and what the files say that it is like; `readers` are the files that led to it."""
     content = _read(path)
     if isinstance(content, dict) and "like" in content:
-        other = _mapping(_read(path.parent / str(content.pop("like"))), f"{path}: `like`")
-        content = {key: value for key, value in other.items() if key != "name"} | content
-    return parse_suite(content, str(path), default_name=path.stem, seeds=seeds)
+        other = path.parent / str(content.pop("like"))
+        if other.resolve() in (readers := (*readers, path.resolve())):
+            raise ConfigError(f"{path}: `like` leads back to {other}. A suite cannot be like itself.")
+        others = _mapping(_content(other, readers), f"{path}: `like`")
+        content = {key: value for key, value in others.items() if key != "name"} | content
+    return content
 
 
 def _read(path: Path) -> Any:

@@ -106,8 +106,12 @@ def test_a_suite_like_another_has_what_it_does_not_say_itself(tmp_path):
     assert [d.parameters for d in spec.datasets] == [d.parameters for d in whole.datasets]
     with pytest.raises(ConfigError, match="there is no such file"):
         load_suite(write(tmp_path / "lost.yaml", {"like": "none.yaml"}))
-    with pytest.raises(ConfigError, match="unknown key 'like'"):
-        load_suite(write(tmp_path / "round.yaml", {"like": "mine.yaml"}))
+    third = load_suite(write(tmp_path / "third.yaml", {"like": "mine.yaml", "seeds": 2}))
+    assert third.name == "third" and list(third.methods) == ["mine"] and len(third.seeds) == 2
+    assert third.datasets[0].n_context == (0, 3)
+    write(tmp_path / "one.yaml", {"like": "other.yaml"})
+    with pytest.raises(ConfigError, match="leads back"):
+        load_suite(write(tmp_path / "other.yaml", {"like": "one.yaml"}))
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("evals/*.yaml")), ids=lambda path: path.stem)
