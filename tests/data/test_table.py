@@ -373,6 +373,61 @@ def test_ratings_in_lists_and_objects(tmp_path):
         for (u, p), rs in by_prompt.items()
     ]
     assert as_triples(pairs_of(write(tmp_path / "d.jsonl", jsonl(several)))) == expected
+    nested = [
+        {
+            "who": u,
+            "prompt": p,
+            "made": {"answers": [{"text": {"t": r["response"]}, "score": r["rating"]} for r in rs]},
+        }
+        for (u, p), rs in by_prompt.items()
+    ]
+    names = {"user_id": "who", "response": "made.answers.text.t", "rating": "made.answers.score"}
+    assert as_triples(pairs_of(write(tmp_path / "e.jsonl", jsonl(nested)), map=names)) == expected
+    assert as_triples(pairs_of(write(tmp_path / "e.parquet", parquet(nested)), map=names)) == expected
+    chats = [{**row, "response": [[{"role": "assistant", "content": t}] for t in row["response"]]} for row in several]
+    assert as_triples(pairs_of(write(tmp_path / "f.jsonl", jsonl(chats)))) == expected
+
+
+def test_an_object_of_a_list_without_the_field_is_an_error_of_its_row(tmp_path):
+    rated = [{"user_id": "u", "prompt": "P", "answers": [{"t": "A", "n": 1}, {"t": "B", "n": 2}]} for _ in range(2)]
+    del rated[1]["answers"][0]["n"]
+    names = {"response": "answers.t", "rating": "answers.n"}
+    found = list(Table(str(write(tmp_path / "a.jsonl", jsonl(rated))), map=names).rows())
+    (error,) = [row for row in found if isinstance(row, Exception)]
+    assert "a.jsonl, row 2, column `answers.n`" in str(error)
+
+
+RANKED = [{"user_id": f"u{n}", "prompt": "P", "ranking": ["A", "B", "C"][n:] + ["A", "B", "C"][:n]} for n in range(3)]
+
+
+def test_every_two_of_a_ranking_are_a_pair(tmp_path):
+    pairs = pairs_of(write(tmp_path / "a.jsonl", jsonl(RANKED)))
+    assert judged(pairs) == [
+        (row["user_id"], "P", better, worse)
+        for row in RANKED
+        for better, worse in itertools.combinations(row["ranking"], 2)
+    ]
+    assert len({p["pair_id"] for p in pairs}) == 9 and len({tuple(p["item_ids"]) for p in pairs}) == 1
+    assert pairs_of(write(tmp_path / "a.parquet", parquet(RANKED))) == pairs
+    alone = [{"who": row["user_id"], "order": row["ranking"]} for row in RANKED]
+    found = pairs_of(write(tmp_path / "b.jsonl", jsonl(alone)), map={"user_id": "who", "ranking": "order"})
+    assert judged(found) == [(u, DEFAULT_PROMPT, c, r) for u, _, c, r in judged(pairs)]
+    assert len({tuple(p["item_ids"]) for p in found}) == 6  # without prompts the responses are the items
+
+
+@pytest.mark.parametrize(
+    ("ranking", "said"),
+    [
+        (["A"], "a ranking of fewer than two responses"),
+        ("A > B", "a text. Give a list of responses, best first"),
+        (["A", None], "a list that holds null"),
+        ([], "a ranking of fewer than two responses"),
+    ],
+)
+def test_what_is_no_ranking_is_an_error_of_its_row(ranking, said, tmp_path):
+    path = write(tmp_path / "a.jsonl", jsonl([RANKED[0], {**RANKED[1], "ranking": ranking}]))
+    (error,) = [row for row in Table(str(path)).rows() if isinstance(row, Exception)]
+    assert "a.jsonl, row 2, column `ranking`" in str(error) and said in str(error)
 
 
 def test_one_column_a_rater(tmp_path):

@@ -12,7 +12,7 @@ from .. import placebo
 from ..schema import RowError, check_text, validate_pair
 from . import Source
 from .table_files import TableReader
-from .table_map import Choices, Columns, RatingScale, check_mapping
+from .table_map import STANDALONE, Choices, Columns, RatingScale, check_mapping
 from .table_rows import RowReader
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ Record = tuple[str, int, Any]  # file, row number, the row or the RowError in it
 
 @dataclass
 class Table(Source):
-    """Pairs, choices or ratings from JSONL, JSON, CSV, TSV or parquet, a folder of these, or a Hub dataset.
+    """Pairs, choices, ratings or rankings from JSONL, JSON, CSV, TSV or parquet, a folder of these, or a Hub dataset.
 
     The table says for each row who judged (`user_id`) and either which text was `chosen` and which `rejected`, or two
-    responses (`response_a`, `response_b`) and the `choice`, or a `response` and its `rating`. `map` names the columns
-    that are called otherwise; a dotted path reaches into nested fields. Texts are strings or lists of messages.
+    responses (`response_a`, `response_b`) and the `choice`, or a `response` and its `rating` (or lists of both), or a
+    `ranking`, which is a list of responses, best first. `map` names the columns that are called otherwise; a dotted path
+    reaches into nested fields, and into every object of a list. Texts are strings or lists of messages.
 
     A judgment may also be a list (one entry a rater, by position, or beside a list of user ids), an object from rater
     to judgment, or several columns, one a rater.
@@ -39,7 +40,7 @@ class Table(Source):
 
     name: ClassVar[str] = "table"
     summary: ClassVar[str] = (
-        "your own CSV, JSONL, JSON or parquet file, a folder of them, or a Hub dataset: pairs, choices or ratings by user"
+        "your own CSV, JSONL, JSON or parquet file, a folder of them, or a Hub dataset: pairs, choices, ratings or rankings by user"
     )
     example: ClassVar[str] = "--path opinions.csv --map user_id=annotator prompt=question chosen=better rejected=worse"
     example_setup: ClassVar[str] = (
@@ -54,7 +55,7 @@ class Table(Source):
     map: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "where our names are found: user_id, prompt, and chosen rejected | response_a response_b choice | response rating; also pair_id, margin, profile. Several columns separated by commas: for profile, or for a choice or rating with one column a rater. A dotted path reaches nested fields. Names that equal a column need no entry",
+            "help": "where our names are found: user_id, prompt, and chosen rejected | response_a response_b choice | response rating | ranking (a list, best first); also pair_id, margin, profile. Several columns separated by commas: for profile, or for a choice or rating with one column a rater. A dotted path reaches nested fields, in a list of objects those of each. Names that equal a column need no entry",
             "metavar": "NAME=COLUMN",
         },
     )
@@ -67,7 +68,7 @@ class Table(Source):
     default_prompt: str | None = field(
         default=None,
         metadata={
-            "help": f"the prompt of rows that have none (default for ratings without a prompt column: '{DEFAULT_PROMPT}')"
+            "help": f"the prompt of rows that have none (default for ratings and rankings without a prompt column: '{DEFAULT_PROMPT}')"
         },
     )
     choice_values: dict[str, str] = field(
@@ -171,6 +172,8 @@ class Table(Source):
         notes = [f"Read as {self.columns.layout}."]
         if self.columns.layout == "ratings":
             notes.append("Pairs were made of ratings; equal ratings make none.")
+        if self.columns.layout == "rankings":
+            notes.append("Pairs were made of every two responses of a ranking.")
         if self._standalone:
             notes.append(f"The texts answer no prompt; all have the neutral one “{self._neutral}”.")
         if self.placebo:
@@ -199,7 +202,7 @@ class Table(Source):
     def _standalone(self) -> bool:
         """Whether the texts answer no prompt of their own."""
         missing = "prompt" not in self.columns.found
-        return missing and (self.columns.layout == "ratings" or self.default_prompt is not None)
+        return missing and (self.columns.layout in STANDALONE or self.default_prompt is not None)
 
     @property
     def _neutral(self) -> str:
@@ -242,6 +245,10 @@ class Table(Source):
                 raise ConfigError(f"`--{name}` is for {wanted}, but this table holds {layout}: leave it out")
         if self._standalone and self.items == "prompt":
             raise ConfigError("`--items prompt` needs prompts: here all rows have the same one. Use --items responses")
+        if layout == "rankings" and self._standalone:
+            self.columns.default_prompt = (
+                self._neutral
+            )  # a pair has its prompt at once, one of ratings when it is made
         names = self.columns.found
         choices = (
             Choices(self.choice_values, (names["response_a"], names["response_b"])) if layout == "choices" else None

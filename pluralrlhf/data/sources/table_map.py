@@ -1,8 +1,8 @@
 """From a table's own columns to users, texts, choices and ratings.
 
-A table is laid out in one of three ways: as `pairs` (chosen, rejected), as `choices` (two responses and which one was
-chosen), or as `ratings` (a response and a number or label). Which one follows from the names in `--map`, or from the
-columns of the first row.
+A table is laid out in one of four ways: as `pairs` (chosen, rejected), as `choices` (two responses and which one was
+chosen), as `ratings` (a response and a number or label), or as `rankings` (a list of responses, best first). Which one
+follows from the names in `--map`, or from the columns of the first row.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ LAYOUTS = {
     "pairs": ("chosen", "rejected"),
     "choices": ("response_a", "response_b", "choice"),
     "ratings": ("response", "rating"),
+    "rankings": ("ranking",),
 }
+STANDALONE = ("ratings", "rankings")  # layouts whose texts need no prompt
 OPTIONAL = ("prompt", "pair_id", "margin", "profile")
 TARGETS = ("user_id", *OPTIONAL, *(name for names in LAYOUTS.values() for name in names))
 MISSING = object()
@@ -70,19 +72,26 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
 
 
 def lookup(row: Mapping[str, Any], path: str) -> Any:
-    """The value under a column's name, or a dotted path into nested objects and lists; `MISSING` if there is none."""
+    """The value under a column's name, or a dotted path into nested objects and lists; `MISSING` if there is none.
+
+    In a list a number is a place; a name is the list of what each of its objects has under it.
+    """
     value = row.get(path, MISSING)
-    if value is not MISSING or "." not in path:
+    return _walk(row, path.split(".")) if value is MISSING and "." in path else value
+
+
+def _walk(value: Any, parts: Sequence[str]) -> Any:
+    if not parts:
         return value
-    value = row
-    for part in path.split("."):
-        if isinstance(value, Mapping) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.removeprefix("-").isdecimal() and -len(value) <= int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return MISSING
-    return value
+    part, *rest = parts
+    if isinstance(value, Mapping) and part in value:
+        return _walk(value[part], rest)
+    if not isinstance(value, list):
+        return MISSING
+    if part.removeprefix("-").isdecimal():
+        return _walk(value[int(part)], rest) if -len(value) <= int(part) < len(value) else MISSING
+    values = [_walk(each, parts) for each in value]
+    return MISSING if any(each is MISSING for each in values) else values
 
 
 @dataclass
@@ -135,7 +144,7 @@ class Columns:
                 column = found.get("rating") or found["choice"]
                 raise RowError("wrong_type", _A_LIST, f"{_NO_LISTS}, {_SKIP}", column=column)
             raise self._missing(row, "user_id", "Add --map user_id=COLUMN: which column says who judged")
-        if "prompt" not in found and self.default_prompt is None and layout != "ratings":
+        if "prompt" not in found and self.default_prompt is None and layout not in STANDALONE:
             texts = row_value(row, found.get("chosen") or found.get("response_a"))
             if not isinstance(texts, list):
                 raise self._missing(
@@ -143,8 +152,8 @@ class Columns:
                 )
         if self.items not in (None, "prompt", "responses") and lookup(row, self.items) is MISSING:
             raise self._missing(row, self.items, "Use --items prompt, responses, or the name of a column")
-        if layout == "ratings" and (extra := {"margin", "pair_id"} & set(self.mapping)):
-            raise ConfigError(f"`--map {extra.pop()}` fits pairs and choices; pairs made of ratings have none")
+        if layout in STANDALONE and (extra := {"margin", "pair_id"} & set(self.mapping)):
+            raise ConfigError(f"`--map {extra.pop()}` fits pairs and choices; pairs made of {layout} have none")
         self.layout, self.found = layout, found
 
     def need(self, row: Mapping[str, Any], name: str) -> Any:
@@ -195,6 +204,11 @@ def conversation(value: Any, role: str) -> Any:
 def item_key(conversation: Sequence[Mapping[str, Any]]) -> int:
     """Hash of a conversation that upper case and white space do not change: a leak is one in either spelling."""
     return hash64(*(" ".join(str(message["content"]).split()).casefold() for message in conversation))
+
+
+def several(responses: Any) -> bool:
+    """Whether this is a list of responses, texts or message lists, and not one response."""
+    return isinstance(responses, list) and bool(responses) and all(isinstance(each, (str, list)) for each in responses)
 
 
 def shared_prefix(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations, product
 from typing import Any
 
-from ..schema import RowError, check_messages, clean_id, messages
+from ..schema import RowError, check_messages, clean_id, kind, messages
 from ..splits import hash64
 from .table_map import (
     MISSING,
@@ -18,6 +19,7 @@ from .table_map import (
     conversation,
     item_key,
     lookup,
+    several,
     shared_prefix,
     to_number,
 )
@@ -53,6 +55,8 @@ class RowReader:
         names = dict(self.columns.found)
         if self.items not in ("prompt", "responses"):
             names["item_ids"] = self.items
+        if ranking := names.get("ranking"):
+            names |= {"chosen": ranking, "rejected": ranking}
         self.names = {"a": names}
         if self.columns.layout == "choices":
             a, b = names["response_a"], names["response_b"]
@@ -65,24 +69,23 @@ class RowReader:
         self._repeats.clear()
 
     def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
-        """The pairs of a row of pairs or choices: one, or one a rater; none for a tie."""
+        """The pairs of a row: one, or one a rater, of pairs and choices; every two of a ranking; none for a tie."""
         columns = self.columns
         user = columns.need(row, "user_id") if "user_id" in columns.found else MISSING
         pair_id = columns.need(row, "pair_id") if "pair_id" in columns.found else MISSING
-        if columns.layout == "pairs":
-            texts = self._text(row, "chosen"), self._text(row, "rejected")
-            judged = [(user, "a")]
+        if columns.layout == "choices":
+            texts = [self._text(row, "response_a"), self._text(row, "response_b")]
+            judged = [(rater, self._choice(value)) for rater, value in self._raters(row, user, "choice")]
         else:
-            texts = self._text(row, "response_a"), self._text(row, "response_b")
-            judged = self._raters(row, user, "choice")
+            texts = self._ranked(row)
+            judged = [(user, "a")]
         prompt, *texts = self._prompt(row, *texts)
         pairs = []
-        for rater, value in judged:
-            side = value if columns.layout == "pairs" else self._choice(value)
+        for (better, worse), (rater, side) in product(combinations(texts, 2), judged):
             if side == "tie":
                 self.dropped["tie"] += 1
                 continue
-            chosen, rejected = texts if side == "a" else texts[::-1]
+            chosen, rejected = (better, worse) if side == "a" else (worse, better)
             rater = self._id(rater)
             pair: dict[str, Any] = {"user_id": rater, "prompt": prompt, "chosen": chosen, "rejected": rejected}
             pair["item_ids"] = self._items(row, prompt, chosen, rejected)
@@ -107,7 +110,7 @@ class RowReader:
         if not self.standalone:
             prompt = check_messages(self._prompt(row)[0], columns.found["prompt"])
         responses, values = columns.need(row, "response"), columns.need(row, "rating")
-        if isinstance(responses, list) and responses and all(isinstance(text, str) for text in responses):
+        if several(responses):
             if not isinstance(values, list) or len(values) != len(responses):
                 found = f"a list of {len(responses)} responses without as many ratings"
                 remedy = f"Give one rating (or list of ratings) a response, {_SKIP}"
@@ -128,6 +131,23 @@ class RowReader:
         for rater, *_ in judged:
             self._profile(rater, row)
         yield from judged
+
+    def _ranked(self, row: dict[str, Any]) -> list[Any]:
+        """The responses of a row of pairs or rankings, best first."""
+        if self.columns.layout == "pairs":
+            return [self._text(row, "chosen"), self._text(row, "rejected")]
+        ranked, column = self.columns.need(row, "ranking"), self.columns.found["ranking"]
+        found = ""
+        if not isinstance(ranked, list):
+            found = kind(ranked)
+        elif len(ranked) < 2:
+            found = "a ranking of fewer than two responses"
+        elif not several(ranked):
+            found = f"a list that holds {kind(next(each for each in ranked if not isinstance(each, (str, list))))}"
+        if found:
+            remedy = f"Give a list of responses, best first (in JSON, JSONL or parquet), {_SKIP}"
+            raise RowError("wrong_type", found, remedy, column=column)
+        return [self._as_text(response, "ranking") for response in ranked]
 
     def _raters(self, row: dict[str, Any], user: Any, name: str, value: Any = MISSING) -> list[tuple[Any, Any]]:
         try:
