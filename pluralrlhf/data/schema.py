@@ -44,6 +44,7 @@ USER_COLUMNS = ("user_id", "profile", "attributes", "conversations")
 
 MAX_CHARS = 1_000_000  # a text; some 250,000 tokens, more than any reward model reads
 MAX_ID_CHARS = 512
+_EXACT = 2**53  # below it a decimal number is exactly one integer
 
 FEW_PAIRS = 200  # of which an accuracy says little: its standard error is some 3.5 points
 
@@ -122,9 +123,11 @@ def kind(value: Any) -> str:
 def clean_id(value: Any, column: str, **where: Any) -> str:
     """An id as a string without surrounding white space: strings and integers are taken, all else is a `RowError`.
 
-    Decimal numbers are refused because 3.0 and 3 would become two ids: they appear when a missing value turned a
-    column of integers into decimals.
+    A whole decimal number is the integer that it was before a missing value turned its column into decimals, below 2^53,
+    from where on two integers may have become one.
     """
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         # Python refuses to print integers of thousands of digits; such an id is too long anyway.
         value = str(value) if value.bit_length() < 4 * MAX_ID_CHARS else "9" * (MAX_ID_CHARS + 1)

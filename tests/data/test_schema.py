@@ -46,7 +46,23 @@ def test_ids_are_texts_or_whole_numbers():
     assert (row["user_id"], row["pair_id"], row["item_ids"]) == ("7", "-3", ["1", "b"])
     assert validate_pair(pair(user_id=" u\t", item_ids=["p", "p "])) == pair()
     assert validate_user({"user_id": "u "})["user_id"] == "u"
-    for bad in (True, 3.0, math.nan, None, "", "  ", b"u", ["u"], "a\x00", "a\nb", "x" * 1000, 10**6000):
+    assert validate_pair(pair(user_id=3.0))["user_id"] == "3"
+    for bad in (
+        True,
+        3.5,
+        2.0**53,
+        math.inf,
+        math.nan,
+        None,
+        "",
+        "  ",
+        b"u",
+        ["u"],
+        "a\x00",
+        "a\nb",
+        "x" * 1000,
+        10**6000,
+    ):
         with pytest.raises(RowError, match="user_id"):
             validate_pair(pair(user_id=bad))
 

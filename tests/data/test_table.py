@@ -258,6 +258,16 @@ def test_real_valued_ratings_that_hardly_differ_are_counted(tmp_path, capsys):
         assert "--min_gap" not in capsys.readouterr().out, name
 
 
+def test_whole_decimal_ids_are_the_integers_that_they_were(tmp_path):
+    ids = {}
+    for name, number in (("integers", int), ("decimals", float)):
+        table = [{**r, "user_id": number(n % 30)} for n, r in enumerate(GOOD)]
+        status, folder = build(tmp_path, path=write(tmp_path / f"{name}.parquet", parquet(table)), out=name)
+        ids[name] = [row["user_id"] for row in read(folder)]
+        assert status == 0
+    assert ids["decimals"] == ids["integers"] and set(ids["integers"]) <= {str(n) for n in range(30)}
+
+
 def test_few_test_users_are_said(tmp_path, capsys):
     for users, said in ((12, True), (150, False)):
         path = write(tmp_path / "t.jsonl", jsonl(rows(users=users)))
