@@ -28,7 +28,7 @@ DEFINITIONS = {
     "brier": "Mean squared distance of p(what the user chose) from 1.",
     "ece": "Expected calibration error: |confidence - accuracy| over 10 bins of confidence.",
     "flip_rate": "Share of pairs whose prediction changes when every label in the context is turned round. Below 5 % the "
-    "context is not used; higher is not better.",
+    "labels are not used; higher is not better.",
     "flipped_accuracy": "Accuracy with every label in the context turned round.",
     "wrong_user_accuracy": "Accuracy with another user's context.",
     "gain_over_wrong_user": "Accuracy with the own context minus accuracy with another user's.",

@@ -195,7 +195,7 @@ def controls_table(section: Section, split: str | None = None) -> Table | None:
         "Accuracy with the context replaced. A method that uses its user falls; one that ignores the user does not."
     ]
     notes.append(
-        "Flip rate: % of choices that change when all labels are turned; below 5 the context is not used. "
+        "Flip rate: % of choices that change when all labels are turned; below 5 its labels are not used. "
         "Order: largest change of a margin when the context is put in another order."
     )
     if "relabelled_accuracy" in names and coverage:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 COLLAPSE = 0.05
-"""Below this flip rate a method does not use its context."""
+"""Below this flip rate a method does not use the labels of its context."""
 HEADLINE_ORDER = (
     "test_unseen_users_unseen_items",
     "test_unseen_users_seen_items",
@@ -131,15 +131,20 @@ def _of_context(
         nothing = (
             f"nothing to find here: the {ceiling}, {interval(ceiling_gain, True)} over {baseline}, equals {against}"
         )
-    flip = (controls or {}).get("flip_rate")
-    if flip and flip["value"] is not None and flip["value"] < COLLAPSE:
+    flip, wrong = ((controls or {}).get(name) for name in ("flip_rate", "gain_over_wrong_user"))
+    blind = flip is not None and flip["value"] is not None and flip["value"] < COLLAPSE
+    # What reads a profile has no labels to be turned round; another user's profile still tells.
+    if blind and not _above(wrong):
         text = f"does not use the user: turning all labels of the context round changes {points(flip['value'])} % of its choices"
+        if wrong is not None and wrong.get("ci95") is not None:
+            text += f", and with another user's it does as well ({interval(wrong, True)} own minus other)"
         if _above(gain):
             text += f" (gain {interval(gain, True)} over its own k = 0 all the same)"
         elif nothing:
             text += f"; {nothing}"
         return {"kind": "ignores_user", "text": text}
-    wrong = (controls or {}).get("gain_over_wrong_user")
+    if blind:
+        versus += f"; {interval(wrong, True)} over another user's context, whose labels it does not read"
     if _above(gain) and not controls:
         text = f"gains {interval(gain, True)} over its own k = 0{versus}; without controls it may be anybody's context"
         return {"kind": "no_controls", "text": text}

@@ -145,7 +145,11 @@ def test_verdicts_in_words():
     assert verdict(good, uses)["text"] == "uses the user: +5.0 [2.0, 8.0] over its own k = 0, +4.0 [1.0, 7.0] over btl"
     assert verdict(good, {**uses, "gain_over_wrong_user": number(0.0, -0.01, 0.01)})["kind"] == "any_context"
     assert verdict(good, {**uses, "gain_over_wrong_user": number(0.3, -0.02, 0.7)})["kind"] == "not_told_apart"
-    assert verdict(good, {**uses, "flip_rate": number(0.02)})["kind"] == "ignores_user"
+    blind = {**uses, "flip_rate": number(0.02)}
+    assert verdict(good, {**blind, "gain_over_wrong_user": number(0.0, -0.01, 0.01)})["kind"] == "ignores_user"
+    assert verdict(good, {"flip_rate": number(0.02)})["kind"] == "ignores_user"
+    # A reader of profiles: no label can be turned round, but another user's profile does not do.
+    assert verdict(good, blind)["kind"] == "uses_user" and "labels it does not read" in verdict(good, blind)["text"]
     assert verdict({"gain": number(-0.05, -0.08, -0.02)}, uses)["kind"] == "harmed"
     none = {"gain": number(0.0, -0.02, 0.02)}
     assert verdict(none, uses)["kind"] == "no_gain"
