@@ -137,7 +137,7 @@ def _of_context(
     if blind and not _above(wrong):
         text = f"does not use the user: turning all labels of the context round changes {points(flip['value'])} % of its choices"
         if wrong is not None and wrong.get("ci95") is not None:
-            text += f", and with another user's it does as well ({interval(wrong, True)} own minus other)"
+            text += f", and another user's does not show as worse ({interval(wrong, True)} own minus other)"
         if _above(gain):
             text += f" (gain {interval(gain, True)} over its own k = 0 all the same)"
         elif nothing:
