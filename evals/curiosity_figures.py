@@ -19,6 +19,7 @@ COLOURS = {
     "end": "black", "end_phi": "tab:gray", "diff_log_acc": "tab:blue", "diff_acc": "tab:orange", "diff_ent": "tab:green",
     "info_gain": "tab:olive", "acc": "tab:red", "ent": "tab:purple", "diff_log_acc_zero": "tab:cyan",
     "diff_acc_zero": "tab:brown", "diff_log_acc_shuffled": "tab:pink", "diff_log_acc_learned": "navy",
+    "diff_log_acc_trajectory": "teal",
 }  # fmt: skip
 
 

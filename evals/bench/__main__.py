@@ -1,10 +1,11 @@
-"""All benchmarks, one after the other, each in a process of its own; figures go to results.json and results.md.
+"""The benchmarks, one after the other, each in a process of its own; figures go to results.json and results.md.
 
-    python -m evals.bench                         # some sixteen minutes on one CPU core
+    python -m evals.bench                         # half an hour on one CPU core
     python -m evals.bench --only score_matrix     # one of them; the others' figures stay
     python -m evals.bench --device cuda           # on a GPU: also tokens/s, memory and share of peak
 
-Every benchmark prints a ratio measured in one run, in turns, and asserts that both ways give the same results.
+Every benchmark prints a ratio measured in one run, in turns, and asserts that both ways give the same results. One that
+misses its gate makes the exit status 1. `new_user.py` (one user on one core) and `rollout.py` are run by themselves.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def table(results: dict) -> str:
     return "# Benchmarks\n\nWritten by `python -m evals.bench`.\n\n" + "\n".join(lines) + f"\n\nMachine: {about}.\n"
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=BENCHMARKS, help="some of them")
     parser.add_argument("--device", default="cpu", help="`cpu` or `cuda`")
@@ -131,7 +132,11 @@ def main() -> None:
         args.output.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"schema": 1, "results": results}, indent=2) + "\n", encoding="utf-8")
         file.with_name(f"{stem}.md").write_text(table(results), encoding="utf-8")
+    missed = [name for name in args.only or BENCHMARKS if not results[name].get("passed", True)]
+    if missed:
+        print(f"below its gate: {', '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -81,9 +81,9 @@ def rounded(value: Any) -> Any:
     return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def finish(name: str, figures: Mapping[str, Any], output: Path | None = None) -> None:
+def finish(name: str, figures: Mapping[str, Any], output: Path | None = None, device: str = "cpu") -> None:
     """Prints a benchmark's figures as JSON, and writes them where asked."""
-    text = json.dumps({"name": name, **rounded(figures), "machine": machine()}, indent=2)
+    text = json.dumps({"name": name, **rounded(figures), "machine": machine(device)}, indent=2)
     print(text)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)

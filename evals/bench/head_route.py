@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    finish("head_route", run(args.shape, args.repeats, args.device), args.output)
+    finish("head_route", run(args.shape, args.repeats, args.device), args.output, args.device)
 
 
 if __name__ == "__main__":

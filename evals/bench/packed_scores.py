@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="calls of each kind; the median counts")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    finish("packed_scores", run(args.shape, args.responses, args.repeats, args.device), args.output)
+    finish("packed_scores", run(args.shape, args.responses, args.repeats, args.device), args.output, args.device)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--attention", choices=["sdpa", "flex_attention"], default="sdpa")
     args = parser.parse_args()
     figures = run(args.shape, args.repeats, args.device, tuple(args.scenarios), args.attention)
-    finish("shared_prefix", figures, args.output)
+    finish("shared_prefix", figures, args.output, args.device)
 
 
 if __name__ == "__main__":
