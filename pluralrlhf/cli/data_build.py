@@ -147,14 +147,17 @@ def add_field(parser: Any, f: dataclasses.Field, hint: Any, help: str | None = N
 
 
 class _Mapping(argparse.Action):
-    """`--map user_id=annotator prompt=question` as a dictionary; a flag given twice adds to it."""
+    """`--map user_id=annotator prompt=question` as a dictionary; a flag given twice adds to it.
+
+    Only `--map` takes an empty value, which says that a column is not used.
+    """
 
     def __call__(self, parser, namespace, values, option_string=None):
         given = getattr(namespace, self.dest)
         mapping = {} if given is self.default else dict(given)
         for value in values:
             key, equals, item = value.partition("=")
-            if not equals or not key or not item:
+            if not equals or not key or not (item or self.dest == "map"):
                 raise ConfigError(f"`{option_string} {value[:40]}`: write KEY=VALUE, such as user_id=annotator")
             if key in mapping:
                 raise ConfigError(
@@ -191,7 +194,10 @@ def _config_flags(path: str, parser: argparse.ArgumentParser) -> list[str]:
             # A switch's flag is given if the file's value differs from what leaving it out means.
             flags += [action.option_strings[-1 if value is False else 0]] if value != action.default else []
         elif isinstance(value, dict):
-            flags += [action.option_strings[0], *(f"{name}={item}" for name, item in value.items())]
+            flags += [
+                action.option_strings[0],
+                *(f"{name}={'' if item is None else item}" for name, item in value.items()),
+            ]
         elif isinstance(value, list):
             flags += [action.option_strings[0], *map(str, value)]
         else:
@@ -274,6 +280,19 @@ def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
     splits = counts["splits"]
     if changed := counts["stripped_ids"]:
         yield f"white space around {changed:,} user and item ids was taken off"
+    if missing := build.get("missing_files"):
+        shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        yield f"the local copy lacks {counted(len(missing), 'file')} of the origin's ({shown}), whose pairs are not here"
+    if lengths := build.get("raters_by_position"):
+        yield (
+            "users are places in a list (rater_1, rater_2, ...): they mean something only if a place is the same person in "
+            "every row. Where the table says who they are, map `user_id` to it"
+        )
+        if len(lengths) > 1:
+            yield (
+                f"the lists hold {lengths[0]} to {lengths[-1]} judgments: a place in them is hardly one person, and the users "
+                "of this dataset are then mixtures of people"
+            )
     if (close := counts.get("close_ratings", 0.0)) > _MANY_CLOSE:
         yield (
             f"{close:.0%} of the pairs are of ratings that differ by less than a tenth of their user's standard deviation: if "
@@ -289,10 +308,10 @@ def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
         items = "take fewer --n_item_folds" if given.get("n_item_folds") else "raise --test_items"
         yield f"only {counted(left, 'pair')} in {SPLITS[5]}, the headline: {more_users} or {items}"
     empty = [split for split in (VALIDATION, SPLITS[4], SPLITS[5]) if split not in splits]
-    if SPLITS[5] in empty and given.get("items") == "prompt" and _one_item(out):
+    if SPLITS[5] in empty and given.get("items") and _one_item(out):
         yield (
-            "all pairs answer one prompt, and pairs of one prompt are never each other's context: a user could not be told "
-            "from another. Build it again with --items responses"
+            f"all pairs are of one item (--items {given['items']}), and pairs of one item are never each other's context: a "
+            "user could not be told from another. Build it again with --items responses, or another column"
         )
     elif empty:
         yield f"nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help"

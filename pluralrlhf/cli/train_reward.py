@@ -20,9 +20,7 @@ also on CPUs, where accelerate starts one without it):
 class DataArguments:
     """What to train on."""
 
-    data: str | None = field(
-        default=None, metadata={"help": "Dataset folder made by `data build`, or a Hub id with the same columns."}
-    )
+    data: str | None = field(default=None, metadata={"help": "Dataset folder made by `data build`."})
     eval_splits: list[str] = field(
         default_factory=lambda: ["validation"],
         metadata={"help": "Splits evaluated during training; choices are made on `validation` alone."},

@@ -22,9 +22,7 @@ class SummarizerArguments:
 
     _VALID_DICT_FIELDS = ["tiny_start"]
 
-    data: str | None = field(
-        default=None, metadata={"help": "Dataset folder made by `data build`, or a Hub id with the same columns."}
-    )
+    data: str | None = field(default=None, metadata={"help": "Dataset folder made by `data build`."})
     reward_model: str | None = field(
         default=None, metadata={"help": "Id or folder of the reward model's backbone, or a saved reward model."}
     )

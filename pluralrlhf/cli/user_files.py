@@ -176,19 +176,26 @@ def model_sha256(path: str) -> str:
 
 
 def read_state(model: Any, path: str | None, text: str | None):
-    """A user's state from a file written by `user summarize`, or from a typed summary."""
+    """A user's state from a file written by `user summarize` or `user elicit`, or from a typed summary."""
     from ..modeling.text import user_text
 
     if (path is None) == (text is None):
-        raise ConfigError("Give either `--user FILE` (from `user summarize`) or `--summary TEXT`.")
+        raise ConfigError("Give either `--user FILE` (from `user summarize` or `user elicit`) or `--summary TEXT`.")
+    text_route = model.user_model.route == "text"
     if text is not None:
+        if not text_route:
+            raise ConfigError(
+                f"`--summary`: the users of `{model.config.user_model}` are no texts. Use `--user FILE`."
+            )
         return user_text(model, text)
     content = read_json(path, "--user")
+    from ..user_models import UserState
     from ..user_models.text import TextState
 
     if not isinstance(content, dict):
-        raise ConfigError(f"`--user` {path} is no user's state. Write one with `pluralrlhf user summarize`.")
-    return model._checked(TextState.from_json(content))
+        command = "summarize" if text_route else "elicit"
+        raise ConfigError(f"`--user` {path} is no user's state. Write one with `pluralrlhf user {command}`.")
+    return model._checked((TextState if text_route else UserState).from_json(content))
 
 
 def write_json(content: Any, path: str | None) -> None:

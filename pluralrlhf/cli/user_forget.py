@@ -6,14 +6,15 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 EXAMPLE = """example:
   pluralrlhf user forget --users users --user_id anna --dry_run
   pluralrlhf user forget --users users --user_id anna
 
-Removes JSON files whose `user_id` is this one, and the user's rows from JSONL files; what has no `user_id` belongs to the
-user that the file is named after. A model that was trained on the
-user's pairs still is: train it again without them.
+Removes JSON files whose `user_id` is this one, and the user's rows from files of several users; what has no `user_id`
+belongs to the user that the file is named after. A model that was trained on the user's pairs still is: train it again
+without them.
 """
 
 
@@ -38,11 +39,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user forget") ->
 
 def files_of(folder: str, user_id: str) -> list[Path]:
     """JSON files of a folder that are this user's, in order of their names."""
-    from ..errors import ConfigError
-
-    if not Path(folder).is_dir():
-        raise ConfigError(f"`--users` {folder}: there is no such folder.")
-    return [path for path in sorted(Path(folder).rglob("*.json")) if _owner(path) == user_id]
+    files = ((path, _content(path)) for path in _files(folder, "*.json"))
+    return [path for path, value in files if isinstance(value, dict) and _owner(value, path.stem) == str(user_id)]
 
 
 def forget(folder: str, user_id: str, dry_run: bool = False) -> list[dict]:
@@ -54,42 +52,75 @@ def forget(folder: str, user_id: str, dry_run: bool = False) -> list[dict]:
     from ..errors import ConfigError
 
     removed = []
-    for path in files_of(folder, user_id):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind = "state" if "summary" in content or "state" in content else "history"
-        removed.append({"file": str(path), "kind": kind, "rows": len(content.get("pairs", [])) or 1})
-        if not dry_run:
-            path.unlink()
-    for path in sorted(Path(folder).rglob("*.jsonl")):
+    for path in _files(folder, "*.json"):
+        content = _content(path)
+        left, rows = _without(content, str(user_id), path.stem)
+        if rows:
+            state = isinstance(content, dict) and ("summary" in content or "state" in content)
+            removed.append({"file": str(path), "kind": "state" if state else "history", "rows": rows})
+            if not dry_run:
+                _replace(path, None if left is None else json.dumps(left, indent=2, ensure_ascii=False) + "\n")
+    for path in _files(folder, "*.jsonl"):
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        keep = [line for line in lines if _owner_of_line(line, path) != user_id]
-        if len(keep) == len(lines):
-            continue
-        removed.append({"file": str(path), "kind": "history", "rows": len(lines) - len(keep)})
-        if not dry_run:
-            # Written beside and renamed: a kill leaves the old file or the new one, never half of one.
-            part = path.with_suffix(".jsonl.part")
-            part.write_text("".join(keep), encoding="utf-8")
-            os.replace(part, path)
-            if not keep:
-                path.unlink()
+        keep = [line for line in lines if not _without(_parsed(line), str(user_id), path.stem)[1]]
+        if len(keep) < len(lines):
+            removed.append({"file": str(path), "kind": "history", "rows": len(lines) - len(keep)})
+            if not dry_run:
+                _replace(path, "".join(keep) or None)
     if not removed:
         raise ConfigError(f"`--users` {folder}: there is nothing of user {user_id!r} in it.")
     return removed
 
 
-def _owner(path: Path) -> str | None:
-    """Whose a JSON file is: its `user_id` or, where it has none, its name."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content.get("user_id") or path.stem if isinstance(content, dict) else None
+def _files(folder: str, pattern: str) -> list[Path]:
+    from ..errors import ConfigError
+
+    if not Path(folder).is_dir():
+        raise ConfigError(f"`--users` {folder}: there is no such folder.")
+    return sorted(Path(folder).rglob(pattern))
 
 
-def _owner_of_line(line: str, path: Path) -> str | None:
+def _parsed(text: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(text)
     except ValueError:
         return None
-    return row.get("user_id") or path.stem if isinstance(row, dict) else None
+
+
+def _content(path: Path) -> Any:
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _owner(row: dict, otherwise: str) -> str:
+    """Whose a state or a row is: its `user_id` or, where it has none, that of what it lies in. Numbers are ids too."""
+    found = row.get("user_id")
+    return otherwise if found is None else str(found)
+
+
+def _without(content: Any, user_id: str, otherwise: str) -> tuple[Any, int]:
+    """What is left of a state, a history or a list of rows without a user (None for nothing), and how much was removed."""
+    if isinstance(content, list):
+        keep = [row for row in content if not isinstance(row, dict) or _owner(row, otherwise) != user_id]
+        return keep or None, len(content) - len(keep)
+    if not isinstance(content, dict):
+        return content, 0
+    owner, pairs = _owner(content, otherwise), content.get("pairs")
+    if isinstance(pairs, list) and any(isinstance(row, dict) and row.get("user_id") is not None for row in pairs):
+        keep, rows = _without(pairs, user_id, owner)
+        return keep and {**content, "pairs": keep}, rows
+    if owner != user_id:
+        return content, 0
+    return None, len(pairs) if isinstance(pairs, list) and pairs else 1
+
+
+def _replace(path: Path, text: str | None) -> None:
+    """Writes a file anew, or removes it: a kill leaves the old one or the new one, never half of one."""
+    if text is None:
+        path.unlink()
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

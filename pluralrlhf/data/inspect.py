@@ -12,17 +12,9 @@ import numpy as np
 
 from . import pair_files, read_build
 from .arrays import BATCH, Pairs, read_pairs
-from .schema import SPLITS, TEST_SPLITS, TRAIN, VALIDATION
+from .history import CONTEXT_SPLIT
+from .schema import SPLITS, TEST_SPLITS, TRAIN
 
-# The pairs that the context of a split's targets is drawn from (see `history.py`).
-POOL = {
-    TRAIN: TRAIN,
-    VALIDATION: VALIDATION,
-    TEST_SPLITS[0]: TRAIN,
-    TEST_SPLITS[1]: TRAIN,
-    TEST_SPLITS[2]: TEST_SPLITS[2],
-    TEST_SPLITS[3]: TEST_SPLITS[2],
-}
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 _FEWEST_PAIRS = 50  # of which an accuracy says anything
 _RARELY_SHARED = 0.2  # below this share of judgments on shared pairs, win rates describe agreement better
@@ -167,7 +159,7 @@ def evenly_dealt(judges: np.ndarray, wins: np.ndarray) -> bool:
 def context_sizes(pairs: Pairs) -> dict[str, Any]:
     """By split of the targets: how many pairs of the same user, sharing no item, a context can draw on (at least)."""
     table = {}
-    for name, pool_name in POOL.items():
+    for name, pool_name in CONTEXT_SPLIT.items():
         rows, pool = np.flatnonzero(pairs.where(name)), pairs.where(pool_name)
         if not len(rows):
             continue
@@ -230,8 +222,8 @@ def _shown_in_context(pairs: Pairs, with_prompt: bool) -> int:
     # One entry for each (text, item) of a pair: the items of pair i, under both of its texts.
     item_text = np.concatenate([text[pairs.item_row], text[pairs.item_row + len(pairs)]])
     text_item = _codes(item_text, np.tile(pairs.items, 2))
-    for pool_name in dict.fromkeys(POOL.values()):
-        targets = pairs.where(*(name for name, pool in POOL.items() if pool == pool_name))
+    for pool_name in dict.fromkeys(CONTEXT_SPLIT.values()):
+        targets = pairs.where(*(name for name, pool in CONTEXT_SPLIT.items() if pool == pool_name))
         pool = pairs.where(pool_name)
         with_text = np.bincount(text, pool[owner])
         with_item = np.bincount(text_item, np.tile(pool[pairs.item_row], 2))

@@ -19,6 +19,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
@@ -50,6 +52,7 @@ FEW_PAIRS = 200  # of which an accuracy says little: its standard error is some 
 
 # Control characters other than white space, and halves of surrogate pairs (no valid UTF-8).
 _FORBIDDEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
+LEAVE_OUT = "leave the column out"  # of optional ones
 _SKIP = "or drop such rows with --skip_invalid"
 
 
@@ -75,9 +78,13 @@ class RowError(DataError):
             column: The column, if the error does not know it already.
             names: What the table calls our columns; the error then speaks of the table's.
         """
-        column = self.column or column
-        column = (names or {}).get(column, column)
-        return RowError(self.reason, self.found, self.remedy, raw=self.raw, file=file, row=row, column=column)
+        column, found, remedy = self.column or column, self.found, self.remedy
+        if names is not None:
+            remedy = remedy.replace(LEAVE_OUT, f"{LEAVE_OUT} with --map {column}=")
+            if (theirs := names.get(column, column)) != column:
+                found, remedy = (text.replace(f"`{column}`", f"`{theirs[:40]}`") for text in (found, remedy))
+                column = theirs
+        return RowError(self.reason, found, remedy, raw=self.raw, file=file, row=row, column=column)
 
 
 def pairs_schema(with_margin: bool = False) -> pa.Schema:
@@ -120,13 +127,19 @@ def kind(value: Any) -> str:
     return names.get(type(value), f"a value of type {type(value).__name__}")
 
 
+def composed(text: str) -> str:
+    """The text in Unicode's composed form (NFC), so that one word in two codings is one."""
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
 def clean_id(value: Any, column: str, **where: Any) -> str:
-    """An id as a string without surrounding white space: strings and integers are taken, all else is a `RowError`.
+    """An id as a composed string without surrounding white space: strings and integers are taken, all else is a `RowError`.
 
     A whole decimal number is the integer that it was before a missing value turned its column into decimals, below 2^53,
     from where on two integers may have become one.
     """
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+    whole = isinstance(value, (float, Decimal)) and math.isfinite(value) and value == int(value)
+    if whole and (abs(value) < _EXACT or isinstance(value, Decimal)):  # of a decimal every digit is there
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         # Python refuses to print integers of thousands of digits; such an id is too long anyway.
@@ -149,7 +162,7 @@ def clean_id(value: Any, column: str, **where: Any) -> str:
         found, reason = "an id with a line break or control character", "control_character"
         remedy = "Remove it"
     else:
-        return value.strip()
+        return composed(value.strip())
     raise RowError(reason, found, f"{remedy}, {_SKIP}", column=column, **where)
 
 
@@ -237,10 +250,10 @@ def validate_pair(row: dict[str, Any], *, file: str | None = None, row_number: i
     if "margin" in row:
         margin = row["margin"]
         if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not _finite(margin):
-            remedy = f"Give every row a finite number or leave the column out, {_SKIP}"
+            remedy = f"Give every row a finite number, {LEAVE_OUT}, {_SKIP}"
             raise RowError("bad_margin", f"the margin is {kind(margin)}", remedy, column="margin", **where)
         if margin < 0:
-            remedy = f"Swap `chosen` and `rejected`, or give the margin without its sign, {_SKIP}"
+            remedy = f"Swap `chosen` and `rejected`, give the margin without its sign, {LEAVE_OUT}, {_SKIP}"
             raise RowError("negative_margin", "the margin is negative", remedy, column="margin", **where)
         clean["margin"] = float(margin)
     for column in row:

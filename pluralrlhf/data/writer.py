@@ -7,7 +7,6 @@ half-made in its place. See `card.py` for the README.md and `schema.py` for the 
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
+from .beside import write_truth, write_users
 from .destination import new_folder
-from .schema import SCHEMA_VERSION, SPLITS, RowError, validate_pair, validate_user
+from .schema import LEAVE_OUT, SCHEMA_VERSION, SPLITS, RowError, validate_pair
 from .shards import GROUP_ROWS, ShardWriter, jsonable, write_json
 from .splits import SplitConfig, hash64
 
@@ -108,6 +108,7 @@ class _Build:
     )  # user -> (reason, row) of an only pair that no split can hold
     start: dict[str, Any] = field(default_factory=dict)  # where the first valid row came from
     seen: set[int] = field(default_factory=set)
+    items: set[str] = field(default_factory=set)  # the first few different ones
     writers: dict[str, ShardWriter] = field(default_factory=dict)
 
     def run(self, progress: bool) -> None:
@@ -138,8 +139,8 @@ class _Build:
                 counts[split] = count
         self.check_enough(counts)
         kept = set().union(*(count.pop("_users") for count in counts.values()))
-        without_pairs = self.write_users(kept)
-        self.write_truth()
+        without_pairs = write_users(self.work, self.source, kept, self.skip if self.skip_invalid else None)
+        write_truth(self.work, self.source)
         described = self.source.describe()
         build = {
             "schema": SCHEMA_VERSION,
@@ -164,7 +165,8 @@ class _Build:
             "dropped": dict(sorted((+self.dropped + Counter(self.source.dropped)).items())),
             "skipped_invalid": dict(sorted(self.skipped.items())),
         }
-        extra = {key: described[key] for key in ("licence", "attribution") if described.get(key)}
+        told = ("licence", "attribution", "missing_files", "raters_by_position")
+        extra = {key: described[key] for key in told if described.get(key)}
         write_json(self.work / "build.json", {**build, **extra})
         write_card(self.work, build, described)
 
@@ -176,14 +178,16 @@ class _Build:
             self.with_margin = "margin" in clean
         if self.with_margin != ("margin" in clean):
             found = "there is no margin, but earlier rows have one" if self.with_margin else "a margin, but not before"
-            remedy = "Give every row a margin or none, or drop such rows with --skip_invalid"
+            remedy = f"Give every row a margin, {LEAVE_OUT}, or drop such rows with --skip_invalid"
             raise RowError("missing_margin", found, remedy, file=file, row=number, column="margin")
         key = hash64(clean["pair_id"])
         if key in self.seen:
-            remedy = "Give every pair its own id or leave the column unmapped, or drop repeats with --skip_invalid"
+            remedy = f"Give every pair its own id, {LEAVE_OUT}, or drop repeats with --skip_invalid"
             found = "the pair id occurs in an earlier row"
             raise RowError("duplicate_pair_id", found, remedy, file=file, row=number, column="pair_id")
         self.seen.add(key)
+        if len(self.items) < 2:
+            self.items.update(clean["item_ids"])
         user = clean["user_id"]
         self.valid[user] += 1
         self.start = self.start or {"file": file, "row": number}
@@ -305,56 +309,7 @@ class _Build:
         if "train" not in counts:
             found = f"no pair fell in `train` ({len(users):,} users; {why})"
             remedy = "Lower --test_users, --validation_users or --test_items, or choose another --seed"
+            if len(self.items) == 1:
+                found = f"all pairs are of one item, which is on the unseen side ({why})"
+                remedy = "Pairs of one item are never each other's context: use --items responses, or another column"
             raise DataError(found, remedy, **where)
-
-    def write_users(self, kept: set[str]) -> int:
-        """The `users` config: the source's users in its order, then those whom it does not describe.
-
-        Returns:
-            How many users the source describes who have no pair.
-        """
-        from .schema import USERS_SCHEMA
-
-        (self.work / "users").mkdir()
-        writer = ShardWriter(self.work / "users" / ".users", USERS_SCHEMA, shard_rows=math.inf)
-        missing = set(kept)
-        without_pairs = 0
-        for number, row in enumerate(self.source.users(), 1):
-            file, row_number = row.get("_file", self.source.label), row.get("_row", number)
-            try:
-                clean = validate_user(row, file=file, row_number=row_number)
-            except RowError as error:
-                if not self.skip_invalid:
-                    raise
-                self.skip(error, row)
-                continue
-            if clean["user_id"] in missing:
-                missing.remove(clean["user_id"])
-                writer.add(clean)
-            elif clean["user_id"] not in kept:
-                without_pairs += 1
-        for user in sorted(missing):
-            writer.add(validate_user({"user_id": user}))
-        (shard,) = writer.close()
-        shard.rename(self.work / "users" / "users-00000-of-00001.parquet")
-        return without_pairs
-
-    def write_truth(self) -> None:
-        """What is known of a generated population, beside the dataset and outside its configs."""
-        import pyarrow.parquet as pq
-
-        rows = self.source.truth()
-        if rows is None:
-            return
-        kept: set[int] = set()
-        for shard in (self.work / "pairs").glob("*.parquet"):
-            kept.update(map(hash64, pq.read_table(shard, columns=["pair_id"])["pair_id"].to_pylist()))
-        folder = self.work / "truth"
-        folder.mkdir()
-        writer = ShardWriter(folder / ".pairs", None, shard_rows=math.inf)
-        for row in rows:
-            if hash64(row["pair_id"]) in kept:
-                writer.add(row)
-        for shard in writer.close():
-            shard.rename(folder / "pairs.parquet")
-        write_json(folder / "truth.json", self.source.truth_info())

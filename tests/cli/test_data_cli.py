@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,13 @@ def test_help_of_the_other_commands(capfd):
     for command in (["build"], ["inspect"], ["list"]):
         assert run(*command, "-h") == 0
         assert "example" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_example_is_understood(name):
+    cls = source_class(name)
+    parsed = vars(build_parser(cls, "x").parse_args([*shlex.split(cls.example), "--out", "d"]))
+    assert parsed["out"] == "d"
 
 
 def test_the_examples_of_table_and_inspect_run(tmp_path):

@@ -10,6 +10,7 @@ from tiny import pets_trainer
 
 from pluralrlhf import PersonalizedRewardModel
 from pluralrlhf.cli import main
+from pluralrlhf.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,25 @@ def test_it_resumes_without_asking_again(saved, tmp_path, monkeypatch, capsys):
     model = PersonalizedRewardModel.from_pretrained(str(saved / "model"))
     at_once = model.encode_user(content["pairs"])["weights"][0].tolist()
     assert content["state"]["weights"] == pytest.approx(at_once, abs=1e-4)
+
+
+def test_its_state_is_used_from_the_command_line(saved, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "users" / "ann.json"
+    assert elicit(monkeypatch, saved, out, "a\n" * 4, "--max_questions", "4", "--sure_below", "0") == 0
+    capsys.readouterr()
+    command = ["user", "score", "--model", str(saved / "model"), "--responses", str(saved / "pairs.jsonl")]
+    assert main([*command, "--user", str(out)]) == 0
+    rewards = [row["reward"] for row in json.loads(capsys.readouterr().out)["rewards"]]
+    assert all(cat > dog for cat, dog in zip(rewards[::2], rewards[1::2]))
+    assert main([*command, "--summary", "likes cats"]) == 2
+    assert "are no texts" in capsys.readouterr().err
+    export = ["user", "export", "--users", str(out.parent), "--user_id", "ann"]
+    assert main(export) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    assert main([*export, "--format", "message"]) == 2
+    other = pets_trainer(tmp_path / "other", "bayes_head", {"dim": 4, "hidden": 32}, learning_rate=3e-3, max_steps=1)
+    with pytest.raises(ConfigError, match="was made by another"):
+        other.reward_model.load_state(out)
 
 
 def test_it_is_exported_and_forgotten_by_the_name_of_its_file_or_of_its_user(saved, tmp_path, monkeypatch, capsys):

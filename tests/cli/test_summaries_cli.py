@@ -9,6 +9,7 @@ import pytest
 
 from pluralrlhf.cli import COMMANDS, main
 from pluralrlhf.cli.user_files import read_history, read_responses
+from pluralrlhf.cli.user_forget import forget
 from pluralrlhf.errors import ConfigError, DataError
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -148,6 +149,39 @@ def test_forgetting_removes_one_user_and_says_what(tmp_path, capsys):
     left = "".join(path.read_text() for path in tmp_path.iterdir())
     assert "anna" not in left and "bob" in left
     assert main(command) == 2
+
+
+HERS, OTHERS = {"user_id": 7, "x": 1}, {"user_id": "bob", "x": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "left"),
+    [
+        ("a.jsonl", [HERS, OTHERS], [OTHERS]),
+        ("a.json", [HERS, OTHERS, HERS], [OTHERS]),
+        ("a.json", [HERS], None),
+        ("a.json", {"pairs": [HERS, OTHERS]}, {"pairs": [OTHERS]}),
+        ("a.json", {"user_id": 7, "pairs": [{"x": 1}, {"x": 2}]}, None),
+        ("7.json", {"pairs": [{"x": 1}, OTHERS]}, {"pairs": [OTHERS]}),
+        ("7.json", [{"x": 1}], None),
+        ("7.jsonl", [{"x": 1}, OTHERS], [OTHERS]),
+        ("a.json", {"user_id": 7, "state": {}}, None),
+    ],
+)
+def test_everything_that_is_read_of_a_user_is_forgotten(name, content, left, tmp_path):
+    """Numbers are ids as well as texts, in whatever form a history may have."""
+    path = tmp_path / name
+    write(path, content) if name.endswith("l") else path.write_text(json.dumps(content))
+    (tmp_path / "bob.json").write_text(json.dumps({"pairs": [{"x": 3}]}))
+    assert forget(str(tmp_path), "7")
+    if left is None:
+        assert not path.exists()
+    else:
+        text = path.read_text()
+        assert ([json.loads(line) for line in text.splitlines()] if name.endswith("l") else json.loads(text)) == left
+    assert (tmp_path / "bob.json").exists()
+    with pytest.raises(ConfigError, match="nothing of user '7'"):
+        forget(str(tmp_path), "7")
 
 
 def test_export_gives_the_message_that_any_model_takes(tmp_path, capsys):

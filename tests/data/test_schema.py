@@ -154,3 +154,14 @@ def test_kinds_are_words():
         "a list",
         "a value of type bytes",
     ]
+
+
+def test_one_word_in_two_codings_is_one():
+    from pluralrlhf.data.schema import clean_id
+    from pluralrlhf.data.sources.hub import wording
+    from pluralrlhf.data.sources.table_map import item_key
+
+    two = ["Zoë", "Zoe\u0308"]
+    assert two[0] != two[1] and clean_id(two[1], "user_id") == two[0]
+    assert len({wording("w", text) for text in two}) == 1
+    assert len({item_key([{"role": "user", "content": text}]) for text in two}) == 1

@@ -407,6 +407,16 @@ def test_an_object_of_a_list_without_the_field_is_an_error_of_its_row(tmp_path):
     assert "a.jsonl, row 2, column `answers.n`" in str(error)
 
 
+@pytest.mark.parametrize("depth", [2, 900])
+def test_a_list_of_lists_has_no_place_for_a_name(depth, tmp_path):
+    row = {"user_id": "u", "prompt": "P", "answers": [{"t": "A", "n": 1}, {"t": "B", "n": 2}]}
+    deep = '{"user_id": "u", "prompt": "P", "answers": ' + "[" * depth + '{"t": "A", "n": 1}' + "]" * depth + "}"
+    names = {"response": "answers.t", "rating": "answers.n"}
+    found = list(Table(str(write(tmp_path / "a.jsonl", jsonl([row, deep]))), map=names).rows())
+    (error,) = [row for row in found if isinstance(row, Exception)]
+    assert "a.jsonl, row 2, column `answers.t`" in str(error)
+
+
 RANKED = [{"user_id": f"u{n}", "prompt": "P", "ranking": ["A", "B", "C"][n:] + ["A", "B", "C"][:n]} for n in range(3)]
 
 

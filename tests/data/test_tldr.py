@@ -65,7 +65,7 @@ def test_what_makes_no_pair_is_counted(tmp_path):
             comparison("w", split="valid1"),
             comparison("w"),
         ],
-        split="train",
+        origin_split="train",
     )
     assert len(good(source.rows())) == 1
     assert source.dropped == {"news_article": 1, "identical_responses": 1, "empty_text": 1, "other_split": 1}
@@ -81,13 +81,20 @@ def test_batches_from_the_origin(tmp_path, monkeypatch):
     assert "origin_url" not in source.describe()["parameters"]
     with pytest.raises(DataError, match="--path"):
         list(TLDR(origin_url=(tmp_path / "origin").as_uri() + "/", batches="5").rows())
-    with pytest.raises(ConfigError, match="batches"):
-        TLDR(batches="three")
+    for batches in ("three", "all", "20-3", ""):
+        with pytest.raises(ConfigError, match="batches"):
+            TLDR(batches=batches)
 
 
 def test_the_hub_s_parquet(tmp_path):
-    parquet(tmp_path / "comparisons" / "train" / "0000.parquet", [comparison("w1"), comparison("w2", 0)])
-    assert len(good(TLDR(path=str(tmp_path)).rows())) == 2
+    rows = [comparison(f"w{n}", batch=f"batch{n}") for n in (3, 4, 11)]
+    file = parquet(tmp_path / "comparisons" / "train" / "0000.parquet", rows)
+    for path in (tmp_path, file):
+        assert len(good(TLDR(path=str(path)).rows())) == 3
+        source = TLDR(path=str(path), batches="3-10")
+        assert [r["user_id"] for r in good(source.rows())] == ["w3", "w4"] and source.dropped == {"other_batch": 1}
+    jsonl(tmp_path / "batch3.json", rows[:1])
+    assert len(good(TLDR(path=str(tmp_path)).rows())) == 1, "the batches' own files come before their conversion"
 
 
 def test_placebo(tmp_path):

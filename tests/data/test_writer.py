@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from tables import read
 
-from pluralrlhf.data import build_dataset, data_sha256, load_pairs, load_users, messages, shards
-from pluralrlhf.data.schema import SPLITS
-from pluralrlhf.data.sources import Source
+from pluralrlhf.data import build_dataset, data_sha256, load_pairs, load_users, messages, read_build, shards
+from pluralrlhf.data.schema import SPLITS, RowError
+from pluralrlhf.data.sources import Source, source_class
 from pluralrlhf.errors import ConfigError, DataError
 
 
@@ -165,6 +165,32 @@ def test_margin_is_a_column_only_if_given(tmp_path):
     assert set(load_pairs(make(tmp_path, with_margin, name="b"))["train"]["margin"]) == {0.5}
 
 
+@pytest.mark.parametrize("name", ["prism", "polarized_issues"])
+def test_skip_invalid_covers_the_users(tmp_path, name):
+    from test_hub import copy_of
+    from test_polarized_issues import person, vote
+    from test_polarized_issues import write as write_issues
+
+    if name == "prism":
+        copy_of(name, tmp_path / "in")
+        survey = tmp_path / "in" / "survey.jsonl"
+    else:
+        votes = [vote(f"u{u}", "ab"[n % 2], a=f"Yes {n}", prompt=f"Q{n}?") for u in range(30) for n in range(12)]
+        write_issues(tmp_path / "in", votes, [person(f"u{u}") for u in range(30)])
+        survey = tmp_path / "in" / "users.jsonl"
+    lines = survey.read_text().splitlines(keepends=True)
+    lines[3], lines[5] = "no json\n", lines[5].replace('"user_id"', '"user"')
+    survey.write_text("".join(lines))
+    source = lambda: source_class(name)(path=str(tmp_path / "in"))  # noqa: E731
+    with pytest.raises(RowError, match="row 4: malformed JSON"):
+        build_dataset(source(), tmp_path / "out", progress=False)
+    build = read_build(build_dataset(source(), tmp_path / "out", skip_invalid=True, progress=False))
+    assert build["skipped_invalid"] == {"malformed_json": 1, "missing_column": 1}
+    assert build["counts"]["users"] == 30
+    skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").open()]
+    assert [entry["row"] for entry in skipped] == [4, 6] and skipped[0]["raw"] == "no json\n"
+
+
 def test_truth_is_kept_apart_and_only_of_pairs_that_are_there(tmp_path):
     folder = make(tmp_path, source=Given(PAIRS, true=[{"pair_id": p["pair_id"], "p": 0.9} for p in PAIRS]))
     truth = pq.read_table(folder / "truth" / "pairs.parquet")
@@ -221,9 +247,11 @@ def test_shards(tmp_path, monkeypatch):
     folder = make(tmp_path, name="b")
     names = sorted(p.name for p in (folder / "pairs").glob("train-*"))
     assert len(names) > 3 and names[0] == f"train-00000-of-{len(names):05d}.parquet"
-    assert read(folder) == whole == [
-        {"split": s, **r} for s, d in load_pairs(folder).items() for r in d.to_list()
-    ] or ([r["pair_id"] for r in read(folder)] == [r["pair_id"] for r in whole])
+    assert read(folder) == whole
+    loaded = [row for pairs in load_pairs(folder).values() for row in pairs.to_list()]
+    assert sorted(loaded, key=lambda row: row["pair_id"]) == sorted(
+        ({key: value for key, value in row.items() if key != "split"} for row in whole), key=lambda row: row["pair_id"]
+    )
     (folder / "pairs" / names[1]).unlink()
     with pytest.raises(DataError, match="files of split `train`"):
         load_pairs(folder)

@@ -50,7 +50,7 @@ class Styles(Population):
     summary: ClassVar[str] = (
         "generated: answers with seven attributes, users with weights on them, exact ceiling known"
     )
-    example: ClassVar[str] = "--users types --n_types 4"
+    example: ClassVar[str] = "--users_are types --n_types 4"
 
     users_are: Literal["continuous", "types"] = field(
         default="continuous", metadata={"help": "weights of each user's own, or those of one of a few types"}

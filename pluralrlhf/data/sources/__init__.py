@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import os
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -32,8 +34,14 @@ SOURCES: dict[str, str] = {
 }
 
 
+_WRITERS_OWN = ("split", "dropped", "tick")  # set on a source by the writer
+
+
 class Source:
     """What the writer asks of a source. Subclasses are dataclasses; a `__post_init__` of theirs calls this one's.
+
+    A `path` of theirs may begin with `~`. They have no field `split`, `dropped` or `tick`, which the writer sets
+    (TypeError).
 
     Attributes:
         name: The name in `SOURCES`.
@@ -56,8 +64,16 @@ class Source:
     dropped: Counter[str]
     split: ClassVar[SplitConfig | None] = None
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        for name in _WRITERS_OWN:
+            if name in inspect.get_annotations(cls):
+                raise TypeError(f"{cls.__name__} has a field `{name}`, which the writer sets: call it otherwise")
+
     def __post_init__(self) -> None:
         self.dropped = Counter()
+        if path := getattr(self, "path", None):
+            self.path = os.path.expanduser(path)
 
     @property
     def label(self) -> str:
@@ -76,10 +92,10 @@ class Source:
         """
         raise NotImplementedError
 
-    def users(self) -> Iterator[dict[str, Any]]:
+    def users(self) -> Iterator[dict[str, Any] | Exception]:
         """Rows of the `users` config (`user_id`, `profile`, `attributes`, `conversations`), after `rows()` has ended.
 
-        Users without a pair are left out of the dataset; users whom this does not name get a row of nulls.
+        For a bad row *yield* a `schema.RowError`, as in `rows()`. Users without a pair are left out of the dataset; users whom this does not name get a row of nulls.
         """
         return iter(())
 
@@ -98,7 +114,8 @@ class Source:
         """For `build.json` and the dataset card, after `rows()` has ended.
 
         Keys: `source`, `version` or `sha256` (file name -> hash), `parameters` (JSON values, no absolute paths),
-        `licence`, `attribution`, and optionally `notes` (text for the card) and `title`.
+        `licence`, `attribution`, and optionally `notes` (text for the card) and `title`, `missing_files` (names) of a
+        copy, and `raters_by_position` (lengths of the lists whose raters have no other name).
         """
         raise NotImplementedError
 

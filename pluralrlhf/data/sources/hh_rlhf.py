@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ...errors import ConfigError, DataError
+from ...errors import ConfigError
 from ..schema import RowError
 from ..splits import hash64
 from .hub import HubSource, cell, share_out, wording
@@ -148,12 +148,7 @@ class HHRLHF(HubSource):
         return text + " **Placebo**: judgments are shared out whichever labeller gave them." * self.placebo
 
     def _files(self, subset: str) -> list[Path]:
-        names = [f"{subset}/{split}.jsonl" for split in self.splits]
-        if self.path is None:
-            return self.find(*(f"{name}.gz" for name in names))
-        if Path(self.path).is_file():
-            raise DataError("a file, not a folder", "Point `--path` at the folder that it lies in", file=self.path)
-        return self.find(*names, *(name.replace("/", "_") for name in names))
+        return self.find(*((f"{subset}/{split}.jsonl", f"{subset}_{split}.jsonl") for split in self.splits))
 
     def _read(self, record: dict, path: Path, row: int) -> tuple[list, list, list] | str:
         """`(prompt, chosen, rejected)`, or why the row is left out."""

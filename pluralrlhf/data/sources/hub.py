@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ...errors import DataError
-from ..schema import RowError, kind
+from ..schema import RowError, composed, kind
 from ..splits import hash64
 from . import Source
-from .origin import read_jsonl, sha256
+from .origin import check_folder, read_json, read_jsonl, sha256
 
+Wanted = str | tuple[str, ...]  # a pattern, or alternative ones
+
+_SHOWN = 6  # file names that an error gives at most
 _SKIP = "Correct it, or drop such rows with --skip_invalid"
 
 
@@ -27,6 +30,8 @@ class HubSource(Source):
         licence, attribution, title: For the dataset card.
         files: File name -> sha256 of what was read.
         commits: Repository -> commit that was read, where it came from the Hub.
+        missing: Names of the origin's files that were wanted and that the local copy lacks, in order.
+        one_file: Whether the source reads one thing only, so that `path` may be a file.
     """
 
     repository: ClassVar[str] = ""
@@ -38,11 +43,13 @@ class HubSource(Source):
         default=None, metadata={"help": "local copy of the origin's files: the folder (default: from the Hub)"}
     )
     revision: ClassVar[str] = "main"
+    one_file: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.files: dict[str, str] = {}
         self.commits: dict[str, str] = {}
+        self.missing: dict[str, None] = {}
 
     @property
     def label(self) -> str:
@@ -56,6 +63,7 @@ class HubSource(Source):
             "origin": f"https://huggingface.co/datasets/{self.repository}",
             **({"version": ", ".join(versions)} if versions else {}),
             "sha256": dict(sorted(self.files.items())),
+            **({"missing_files": list(self.missing)} if self.missing else {}),
             "parameters": {
                 f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("path", "origin_url")
             },
@@ -68,20 +76,26 @@ class HubSource(Source):
         """Sentences for the dataset card."""
         return ""
 
-    def find(self, *patterns: str, repository: str | None = None, revision: str | None = None) -> list[Path]:
-        """The files that match, pattern by pattern, from the local copy or the Hub; each is hashed for `build.json`.
+    def find(self, *wanted: Wanted, repository: str | None = None, revision: str | None = None) -> list[Path]:
+        """The files that are wanted, in this order, from the local copy or the Hub; each is hashed for `build.json`.
 
         Args:
-            patterns: Paths in the repository, with `*`; a local file may also carry `.gz`.
+            wanted: Paths in the repository, with `*`, each also with `.gz`. A tuple names alternative layouts of the same
+                rows: all files of the first that is there count.
             repository, revision: Another dataset than this source's own.
+
+        Raises:
+            DataError: None of them is there, or `path` is a file where the source reads several.
         """
         repository, revision = repository or self.repository, revision or self.revision
         if self.path is not None:
-            found = local_files(self.path, patterns)
+            found = self._local(wanted)
+            self.missing.update(dict.fromkeys(_layouts(one)[0] for one in wanted if not self._local((one,))))
         else:
-            found, self.commits[repository] = hub_files(repository, revision, patterns)
+            found, self.commits[repository] = hub_files(repository, revision, wanted)
         if not found:
-            looked_for = " or ".join(f"`{pattern}`" for pattern in patterns)
+            patterns = [f"`{pattern}`" for one in wanted for pattern in _layouts(one)]
+            looked_for = " or ".join(patterns[:_SHOWN]) + " or …" * (len(patterns) > _SHOWN)
             remedy = "Point `--path` at a folder in the origin's layout" if self.path else "Check `--revision`"
             raise DataError(f"no {looked_for} here", remedy, file=self.path or f"{repository}@{revision}")
         for file in found:
@@ -90,11 +104,18 @@ class HubSource(Source):
         return found
 
     def records(self, files: Sequence[Path]) -> Iterator[tuple[Path, int, dict[str, Any] | RowError]]:
-        """`(file, row number, record or the error in its place)` of JSON Lines and parquet files."""
+        """`(file, row number, record or the error in its place)` of JSON Lines, JSON and parquet files."""
         for file in files:
-            for number, record in read_parquet(file) if file.suffix == ".parquet" else read_jsonl(file):
+            json = file.name.removesuffix(".gz").endswith(".json")
+            read = read_parquet if file.suffix == ".parquet" else read_json if json else read_jsonl
+            for number, record in read(file):
                 self.tick()
-                yield file, number, record
+                yield file, number, record.at(str(file), number) if isinstance(record, RowError) else record
+
+    def _local(self, wanted: Sequence[Wanted]) -> list[Path]:
+        if self.one_file and Path(self.path).is_file():
+            return [Path(self.path)]
+        return local_files(self.path, wanted)
 
     def _name(self, file: Path) -> str:
         """The file's name below the copy, without `.gz` (whose packing does not count)."""
@@ -105,21 +126,35 @@ class HubSource(Source):
         return "/".join(below).removesuffix(".gz")
 
 
-def local_files(path: str, patterns: Sequence[str]) -> list[Path]:
-    """Files below a folder that match, pattern by pattern; a path that is a file stands for itself."""
-    root = Path(path).expanduser()
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise DataError("the folder does not exist", "Check `--path`", file=path)
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        for name in (pattern, f"{pattern}.gz"):
-            found.update(dict.fromkeys(file for file in sorted(root.glob(name)) if file.is_file()))
-    return list(found)
+def _layouts(wanted: Wanted) -> tuple[str, ...]:
+    return (wanted,) if isinstance(wanted, str) else wanted
 
 
-def hub_files(repository: str, revision: str, patterns: Sequence[str]) -> tuple[list[Path], str]:
+def _choose(wanted: Sequence[Wanted], matching: Callable[[str], Iterable[str]]) -> list[str]:
+    """Names of the files of the first layout of each that has any; a plain file hides its own `.gz`."""
+    chosen: dict[str, None] = {}
+    for one in wanted:
+        for pattern in _layouts(one):
+            plain = sorted(matching(pattern))
+            packed = sorted(name for name in matching(f"{pattern}.gz") if name.removesuffix(".gz") not in plain)
+            if plain or packed:
+                chosen.update(dict.fromkeys(plain + packed))
+                break
+    return list(chosen)
+
+
+def local_files(path: str, wanted: Sequence[Wanted]) -> list[Path]:
+    """The files below a folder that are wanted (see `HubSource.find`)."""
+    check_folder(path)
+    root = Path(path)
+
+    def matching(pattern: str) -> list[str]:
+        return [file.relative_to(root).as_posix() for file in root.glob(pattern) if file.is_file()]
+
+    return [root / name for name in _choose(wanted, matching)]
+
+
+def hub_files(repository: str, revision: str, wanted: Sequence[Wanted]) -> tuple[list[Path], str]:
     """Downloads what matches, or finds it in the Hub's cache; gives the files and the commit they belong to.
 
     No code of the repository is run: the files are read as they are.
@@ -129,9 +164,9 @@ def hub_files(repository: str, revision: str, patterns: Sequence[str]) -> tuple[
     try:
         info = HfApi().dataset_info(repository, revision=revision)
         names = sorted(sibling.rfilename for sibling in info.siblings or [])
-        matching = [name for pattern in patterns for name in names if fnmatch.fnmatch(name, pattern)]
+        chosen = _choose(wanted, lambda pattern: fnmatch.filter(names, pattern))
         download = {"repo_id": repository, "repo_type": "dataset", "revision": info.sha}
-        return [Path(hf_hub_download(filename=name, **download)) for name in dict.fromkeys(matching)], info.sha
+        return [Path(hf_hub_download(filename=name, **download)) for name in chosen], info.sha
     except Exception as error:  # of the network, the Hub, its permissions: always the reader's to fix
         message = str(error).strip().partition("\n")[0][:200]
         found = f"the Hub dataset cannot be read ({type(error).__name__}: {message})"
@@ -173,8 +208,8 @@ def cell(record: dict, column: str, types: type | tuple[type, ...], path: Path, 
 
 
 def wording(prefix: str, *texts: str) -> str:
-    """Id of texts by their wording: case and white space do not count."""
-    return f"{prefix}-{hash64(*(' '.join(text.casefold().split()) for text in texts)):016x}"
+    """Id of texts by their wording: case, white space and Unicode's coding do not count."""
+    return f"{prefix}-{hash64(*(' '.join(composed(text).casefold().split()) for text in texts)):016x}"
 
 
 def share_out(names: Sequence[str], per_name: int, *key: object) -> str:

@@ -31,6 +31,7 @@ class MTBenchHuman(HubSource):
     summary: ClassVar[str] = "MT-bench: which of two models' conversations an expert judge prefers"
     example: ClassVar[str] = "--path mtbench_human"
     min_pairs_per_user: ClassVar[int | None] = 2
+    one_file: ClassVar[bool] = True
     repository: ClassVar[str] = "lmsys/mt_bench_human_judgments"
     title: ClassVar[str] = "MT-bench human judgments"
     licence: ClassVar[str] = "CC-BY-4.0"
@@ -67,8 +68,8 @@ class MTBenchHuman(HubSource):
     def _pairs(self) -> Iterator[dict[str, Any] | RowError]:
         self.dropped.clear()
         judged: set[int] = set()
-        files = self.find("data/human-*.parquet", "human_judgments.json", "judgments.jsonl")
-        for path, number, record in self.records(files[:1]):
+        files = self.find(("data/human-*.parquet", "human_judgments.json", "judgments.jsonl"))
+        for path, number, record in self.records(files):
             try:
                 if isinstance(record, RowError):
                     raise record

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ...errors import DataError
 from ..schema import RowError, check_text, kind
+from .table_json import json_values, row_object
 
 # A cell may hold a long text; Python's own limit of 128 KiB would reject it with an error that names no remedy.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -106,6 +107,14 @@ def fetch(base_url: str, name: str, *, retries: int = 3, timeout: float = 60.0) 
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def check_folder(path: str | os.PathLike) -> None:
+    """Refuses a `--path` that is no folder."""
+    if Path(path).is_file():
+        raise DataError("a file, not a folder", "Point `--path` at the folder that it lies in", file=str(path))
+    if not Path(path).is_dir():
+        raise DataError("the folder does not exist", "Check `--path`", file=str(path))
+
+
 def find_file(folder: str | os.PathLike, names: Sequence[str]) -> Path | None:
     """First of `names` (each also with `.gz`) that exists below `folder`."""
     for name in names:
@@ -117,8 +126,7 @@ def find_file(folder: str | os.PathLike, names: Sequence[str]) -> Path | None:
 
 def need_file(folder: str | os.PathLike, *names: str) -> Path:
     """Like `find_file`, but a missing file is an error that lists what was looked for."""
-    if not Path(folder).exists():
-        raise DataError("the folder does not exist", "Check `--path`.", file=str(folder))
+    check_folder(folder)
     found = find_file(folder, names)
     if found is None:
         looked_for = " or ".join(f"`{name}`" for name in names)
@@ -153,10 +161,10 @@ def _unreadable(path, error: Exception, row: int | None = None) -> DataError:
 
 
 @contextlib.contextmanager
-def _open_text(path: Path) -> Iterator:
+def _open_text(path: Path, errors: str = "strict") -> Iterator:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        stream = opener(path, "rt", encoding="utf-8-sig", newline="")
+        stream = opener(path, "rt", encoding="utf-8-sig", errors=errors, newline="")
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from None
     with stream:
@@ -234,6 +242,22 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict | RowError]]
                 yield row, RowError("wrong_type", found, remedy, raw=value, file=str(path), row=row)
                 continue
             yield row, value
+
+
+def read_json(path: str | os.PathLike) -> Iterator[tuple[int, dict | RowError]]:
+    """Like `read_jsonl`, but a file that is one JSON array gives its elements."""
+    path, row = Path(path), 0
+    try:
+        with _open_text(path, errors="surrogateescape") as stream:
+            start = stream.read(1 << 12).lstrip()
+        if not start.startswith("["):
+            yield from read_jsonl(path)
+            return
+        with _open_text(path, errors="surrogateescape") as stream:
+            for row, value in enumerate(json_values(stream, str(path)), 1):
+                yield row, row_object(value)
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error, row + 1) from None
 
 
 def text_cell(record: dict, column: str, path: Path, row: int) -> str:

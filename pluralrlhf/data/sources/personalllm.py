@@ -151,7 +151,7 @@ class PersonalLLM(HubSource):
 
     def _files(self) -> list[Path]:
         parts = ("train", "test") if self.construction == "strict" else ("train",)
-        return self.find(*(f"data/{part}-*.parquet" for part in parts), *(f"{part}.jsonl" for part in parts))
+        return self.find(*((f"data/{part}-*.parquet", f"{part}.jsonl") for part in parts))
 
     def _look(self, files: list[Path]) -> tuple[int, np.ndarray, np.ndarray]:
         """The number of prompts, and each reward model's mean and standard deviation."""

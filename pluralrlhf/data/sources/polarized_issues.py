@@ -20,7 +20,18 @@ from ..placebo import permute_within, several_judges
 from ..schema import RowError, messages
 from ..splits import hash64
 from . import Source
-from .origin import Origin, fetch, find_file, need_file, parameters, read_csv, read_jsonl, sha256, text_cell
+from .origin import (
+    Origin,
+    check_folder,
+    fetch,
+    find_file,
+    need_file,
+    parameters,
+    read_csv,
+    read_jsonl,
+    sha256,
+    text_cell,
+)
 
 # The commit that added the votes, the answers and the participants; later ones change the README and add `probs`.
 ORIGIN = Origin(
@@ -137,12 +148,13 @@ class PolarizedIssues(Source):
                 "rejected": messages(rejected),
             }
 
-    def users(self) -> Iterator[dict]:
+    def users(self) -> Iterator[dict | RowError]:
         """One row a participant; one who took part in several topics has the answers of all."""
         people: dict[str, list[dict]] = defaultdict(list)
         for person in self._people():
             if isinstance(person, RowError):
-                raise person
+                yield person
+                continue
             people[person["user_id"]].append(person)
         for user, parts in people.items():
             facts = {question.strip(): fact for part in parts for question, fact in part["profile"].items()}
@@ -173,8 +185,7 @@ class PolarizedIssues(Source):
     def _flat_file(self, name: str) -> Path | None:
         if self.path is None:
             return None
-        if not Path(self.path).is_dir():
-            raise DataError("the folder does not exist", "Check `--path`", file=self.path)
+        check_folder(self.path)
         if (found := find_file(self.path, [name])) is None:
             if (Path(self.path) / TOPICS["campus_protests"]).is_dir():
                 return None

@@ -20,7 +20,7 @@ from ..placebo import permute_within
 from ..schema import RowError, messages
 from ..splits import hash64
 from . import Source
-from .origin import Origin, fetch, need_file, parameters, read_csv, sha256
+from .origin import Origin, check_folder, fetch, need_file, parameters, read_csv, sha256
 
 ORIGIN = Origin(
     repository="compdemocracy/openData",
@@ -142,8 +142,7 @@ class Polis(Source):
             return list(dict.fromkeys(names))
         if self.path is None:
             return list(CONVERSATIONS)
-        if not Path(self.path).is_dir():
-            raise DataError("the folder does not exist", "Check `--path`.", file=self.path)
+        check_folder(self.path)
         folders = sorted(p.name for p in Path(self.path).iterdir() if p.is_dir())
         names = [n for n in folders if any((Path(self.path) / n / f"{VOTES}{s}").is_file() for s in ("", ".gz"))]
         if not names:

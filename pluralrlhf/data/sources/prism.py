@@ -94,15 +94,24 @@ class Prism(HubSource):
             number += 1
         self.dropped[DROPPED] += alone
 
-    def users(self) -> Iterator[dict[str, Any]]:
+    def _files(self) -> tuple[list[Path], list[Path]]:
+        """The conversations and the survey."""
+        return self.find("conversations.jsonl"), self.find("survey.jsonl")
+
+    def users(self) -> Iterator[dict[str, Any] | RowError]:
         """A participant's description of themselves and of the model they would like, and the survey's other answers."""
-        for path, number, person in self.records(self.find("survey.jsonl")):
-            if isinstance(person, RowError):
-                raise person
+        for path, number, person in self.records(self._files()[1]):
+            try:
+                if isinstance(person, RowError):
+                    raise person
+                user = cell(person, "user_id", str, path, number)
+            except RowError as error:
+                yield error
+                continue
             texts = [person.get(column) for column in ("self_description", "system_string")]
             given = [text.strip() for text in texts if isinstance(text, str) and text.strip() not in ("", EMPTY)]
             yield {
-                "user_id": cell(person, "user_id", str, path, number),
+                "user_id": user,
                 "profile": "\n".join(given) or None,
                 "attributes": {
                     column: value
@@ -122,7 +131,8 @@ class Prism(HubSource):
     def _pairs(self) -> Iterator[tuple[dict[str, Any], tuple[int, int, bool]] | RowError]:
         """Rows, each with the hash of its two models, of its user, and which model won."""
         self.dropped.clear()
-        for path, number, record in self.records(self.find("conversations.jsonl")):
+        # The survey is asked for before all conversations are read.
+        for path, number, record in self.records(self._files()[0]):
             if isinstance(record, RowError):
                 yield record
                 continue

@@ -12,8 +12,9 @@ from .. import placebo
 from ..schema import RowError, check_text, validate_pair
 from . import Source
 from .table_files import TableReader
-from .table_map import STANDALONE, Choices, Columns, RatingScale, check_mapping
+from .table_map import STANDALONE, Columns, check_mapping
 from .table_rows import RowReader
+from .table_values import Choices, RatingScale
 
 if TYPE_CHECKING:
     from .table_ratings import Ratings
@@ -55,7 +56,7 @@ class Table(Source):
     map: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "where our names are found: user_id, prompt, and chosen rejected | response_a response_b choice | response rating | ranking (a list, best first); also pair_id, margin, profile. Several columns separated by commas: for profile, or for a choice or rating with one column a rater. A dotted path reaches nested fields, in a list of objects those of each. Names that equal a column need no entry",
+            "help": "where our names are found: user_id, prompt, and chosen rejected | response_a response_b choice | response rating | ranking (a list, best first); also pair_id, margin, profile. Several columns separated by commas: for profile, or for a choice or rating with one column a rater. A dotted path reaches nested fields, in a list of objects those of each. Names that equal a column need no entry; pair_id= and the like leave such a column unused",
             "metavar": "NAME=COLUMN",
         },
     )
@@ -186,6 +187,7 @@ class Table(Source):
             "licence": self.licence,
             "attribution": self.attribution,
             "notes": " ".join(notes),
+            "raters_by_position": sorted(self.row_reader.by_position) if self.row_reader else [],
             "stripped_ids": len(self.row_reader.stripped) if self.row_reader else 0,
             "close_ratings": self._ratings.close_share if self._ratings else 0.0,
         }
@@ -246,9 +248,8 @@ class Table(Source):
         if self._standalone and self.items == "prompt":
             raise ConfigError("`--items prompt` needs prompts: here all rows have the same one. Use --items responses")
         if layout == "rankings" and self._standalone:
-            self.columns.default_prompt = (
-                self._neutral
-            )  # a pair has its prompt at once, one of ratings when it is made
+            # A pair of a ranking has its prompt at once; one of ratings gets it when it is made.
+            self.columns.default_prompt = self._neutral
         names = self.columns.found
         choices = (
             Choices(self.choice_values, (names["response_a"], names["response_b"])) if layout == "choices" else None

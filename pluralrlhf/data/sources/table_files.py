@@ -21,9 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, DataError
-from ..schema import RowError, kind
+from ..schema import RowError
 from .table_hub import hub_commit, hub_rows
-from .table_json import DECODER, MAX_RECORD, UNDECODED, bad_json, json_values, undecoded
+from .table_json import (
+    DECODER,
+    ENCODINGS,
+    MAX_RECORD,
+    UNDECODED,
+    bad_json,
+    check_encoding,
+    json_values,
+    row_object,
+    undecoded,
+    undecoded_in,
+)
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -71,12 +82,7 @@ class TableReader:
     columns: set[str] | None = field(default=None, init=False)  # parquet: read only these
 
     def __post_init__(self) -> None:
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            raise ConfigError(
-                f"`encoding` is {self.encoding[:40]!r}, which is unknown: try utf-8 or latin-1"
-            ) from None
+        check_encoding(self.encoding)
         if self.delimiter is not None:
             self.delimiter = {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
             if len(self.delimiter) != 1 or self.delimiter in '\r\n"':
@@ -96,8 +102,8 @@ class TableReader:
             try:
                 for number, row in read(file):
                     yield name, number, row.at(name, number) if isinstance(row, RowError) else row
-            except UnicodeDecodeError:
-                remedy = "Say which encoding it has with --encoding"
+            except UnicodeError:
+                remedy = f"Say which it has with --encoding: {ENCODINGS} (utf-16-le or utf-16-be where no mark tells)"
                 raise DataError(f"bytes that are not {self.encoding}", remedy, file=name, row=number + 1) from None
             except (OSError, EOFError, zlib.error) as error:
                 remedy = "It may be cut off: fetch or write it again"
@@ -172,18 +178,18 @@ class TableReader:
                 except (ValueError, RecursionError) as error:
                     yield number, bad_json(error, line, "Each line must be one JSON object; is it cut off?")
                     continue
-                yield number, _object(row)
+                yield number, row_object(row)
 
     def _json(self, file: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
         with self._text(file, "\n") as stream:
             for number, value in enumerate(json_values(stream, str(file), self.encoding), 1):
-                yield number, _object(value)
+                yield number, row_object(value)
 
     def _csv(self, file: Path) -> Iterator[tuple[int, dict[str, Any] | RowError]]:
         csv.field_size_limit(2**31 - 1)
         delimiter = self.delimiter or ("\t" if self.format == "tsv" else ",")
         with self._text(file, "") as stream:
-            lines = _Lines(stream, str(file))
+            lines = _Lines(stream, str(file), undecoded_in(self.encoding))
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             header: list[str] | None = None
             while True:
@@ -204,7 +210,7 @@ class TableReader:
                     remedy = "Double quotes inside a quoted cell, or drop such rows with --skip_invalid"
                     if header is None:
                         raise DataError(found, remedy, file=str(file), row=1) from None
-                    yield lines.record, RowError("malformed_csv", found, remedy)
+                    yield lines.record, RowError("malformed_csv", found, remedy, raw="".join(lines.raw))
                     continue
                 if not cells:
                     continue
@@ -248,7 +254,9 @@ class TableReader:
 
 def find_files(path: str, format: str | None) -> tuple[list[Path], str | None, bool]:
     """`(files, their format, whether path is a Hub dataset)`."""
-    root = Path(path).expanduser()
+    root = Path(path)
+    if root.suffix == ".arrow":
+        raise _saved_to_disk(path)
     if root.is_file():
         found = format or format_of(root)
         if found is None:
@@ -263,6 +271,8 @@ def find_files(path: str, format: str | None) -> tuple[list[Path], str | None, b
             return [], None, True
         raise DataError("there is no such file or folder", "Check --path (a Hub dataset is owner/name)", file=path)
     files = [p for p in sorted(root.rglob("*")) if p.is_file() and not _hidden(p.relative_to(root))]
+    if format in (None, "json") and any(p.suffix == ".arrow" or p.name == "dataset_dict.json" for p in files):
+        raise _saved_to_disk(path)
     formats = Counter(f for p in files if (f := format_of(p)))
     if format is None and len(formats) > 1:
         held = ", ".join(f"{n} {f}" for f, n in sorted(formats.items()))
@@ -278,6 +288,11 @@ def find_files(path: str, format: str | None) -> tuple[list[Path], str | None, b
     return files, chosen, False
 
 
+def _saved_to_disk(path: str) -> DataError:
+    remedy = "Export it: `datasets.load_from_disk(...)`, then `to_parquet` or `to_json` of one split"
+    return DataError("Arrow files, as `Dataset.save_to_disk` writes them", remedy, file=path)
+
+
 def format_of(path: Path) -> str | None:
     """The format by the file's name, or None."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
@@ -289,13 +304,15 @@ def format_of(path: Path) -> str | None:
 class _Lines:
     """Lines for `csv.reader`, counting records, and refusing one that an unclosed quote makes endless."""
 
-    def __init__(self, stream: io.TextIOBase, file: str):
-        self.stream, self.file, self.record, self.chars = stream, file, 0, 0
+    def __init__(self, stream: io.TextIOBase, file: str, no_text: re.Pattern[str]):
+        self.stream, self.file, self.no_text = stream, file, no_text
+        self.record, self.chars = 0, 0
+        self.raw: list[str] = []
         self.undecoded: list[str] = []
 
     def begin(self) -> None:
         self.record, self.chars = self.record + 1, 0
-        self.undecoded = []
+        self.raw, self.undecoded = [], []
 
     def __iter__(self) -> _Lines:
         return self
@@ -305,19 +322,13 @@ class _Lines:
         if not line:
             raise StopIteration
         self.chars += len(line)
+        self.raw.append(line)
         if self.chars >= MAX_RECORD:
             found = f"a row of more than {MAX_RECORD:,} characters: a quote opened in it may never be closed"
             raise DataError(found, "Correct the quoting", file=self.file, row=self.record)
-        if not line.isascii() and UNDECODED.search(line):
+        if not line.isascii() and self.no_text.search(line):
             self.undecoded.append(line)
         return line
-
-
-def _object(value: Any) -> dict[str, Any] | RowError:
-    if isinstance(value, (dict, RowError)):
-        return value
-    remedy = "Each row must be an object of column: value, or drop such rows with --skip_invalid"
-    return RowError("wrong_type", f"{kind(value)} where an object is expected", remedy, raw=value)
 
 
 def _header(cells: list[str], file: str, delimiter: str) -> list[str]:

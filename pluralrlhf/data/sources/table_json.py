@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -9,11 +10,24 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ...errors import DataError
-from ..schema import RowError
+from ...errors import ConfigError, DataError
+from ..schema import RowError, kind
 
 UNDECODED = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" makes of bytes that are no text
+ENCODINGS = "utf-8, utf-16, cp1252, cp932, gb18030, ..."  # names that errors suggest
+# Latin-1 gives every byte a character: those of other encodings show as control characters that no text holds.
+_UNDECODED_LATIN_1 = re.compile("[\x80-\x84\x86-\x9f]")
 MAX_RECORD = 64_000_000  # characters; a longer line or record is a damaged file
+
+
+def check_encoding(name: str) -> None:
+    """Refuses (ConfigError) what is no encoding of text files."""
+    try:
+        text = codecs.lookup(name)._is_text_encoding
+    except (LookupError, ValueError):  # ValueError: a name with a null byte
+        text = False
+    if not text or codecs.lookup(name).name in ("idna", "punycode", "undefined"):
+        raise ConfigError(f"`encoding` is {name[:40]!r}, which is no encoding of texts: known are {ENCODINGS}")
 
 
 def json_values(stream: io.TextIOBase, file: str, encoding: str = "utf-8") -> Iterator[Any]:
@@ -73,11 +87,24 @@ def json_values(stream: io.TextIOBase, file: str, encoding: str = "utf-8") -> It
         buffer, at = buffer[at:] + more, 0
 
 
+def row_object(value: Any) -> dict[str, Any] | RowError:
+    """A row that was read as JSON, or the error of one that is no object."""
+    if isinstance(value, (dict, RowError)):
+        return value
+    remedy = "Each row must be an object of column: value, or drop such rows with --skip_invalid"
+    return RowError("wrong_type", f"{kind(value)} where an object is expected", remedy, raw=value)
+
+
+def undecoded_in(encoding: str) -> re.Pattern[str]:
+    """What shows in a text that it was not written in the encoding it was read in."""
+    return _UNDECODED_LATIN_1 if codecs.lookup(encoding).name == "iso8859-1" else UNDECODED
+
+
 def undecoded(text: str, encoding: str, raw: Any = None) -> RowError | None:
     """The error of a row that holds bytes which are no text in this encoding, or None."""
-    if text.isascii() or not UNDECODED.search(text):
+    if text.isascii() or not undecoded_in(encoding).search(text):
         return None
-    remedy = "Save the file as UTF-8, say --encoding latin-1 (or the like), or drop such rows with --skip_invalid"
+    remedy = f"Save the file as UTF-8, say its --encoding ({ENCODINGS}), or drop such rows with --skip_invalid"
     return RowError("wrong_encoding", f"bytes that are not {encoding}", remedy, raw=text if raw is None else raw)
 
 

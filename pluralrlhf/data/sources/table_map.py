@@ -1,4 +1,4 @@
-"""From a table's own columns to users, texts, choices and ratings.
+"""From a table's own columns to users, texts and judgments (which `table_values.py` reads).
 
 A table is laid out in one of four ways: as `pairs` (chosen, rejected), as `choices` (two responses and which one was
 chosen), as `ratings` (a response and a number or label), or as `rankings` (a list of responses, best first). Which one
@@ -8,14 +8,14 @@ follows from the names in `--map`, or from the columns of the first row.
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import ConfigError, DataError
-from ..schema import RowError, kind
+from ...errors import ConfigError
+from ..schema import RowError, composed, kind
 from ..splits import hash64
+from .table_values import A_LIST, NO_LISTS, written_list, written_messages
 
 LAYOUTS = {
     "pairs": ("chosen", "rejected"),
@@ -27,42 +27,19 @@ STANDALONE = ("ratings", "rankings")  # layouts whose texts need no prompt
 OPTIONAL = ("prompt", "pair_id", "margin", "profile")
 TARGETS = ("user_id", *OPTIONAL, *(name for names in LAYOUTS.values() for name in names))
 MISSING = object()
-_SHOWN = 8  # different choices that an error names at most
-_ACCEPTED = "Known are a and b, left and right, 0 and 1, 1 and 2, and tie; say what others mean"
-_A_LIST = "a list that is written as one text"
-_NO_LISTS = "A list of judgments needs JSON, JSONL or parquet, where a list is one, or a row a judgment"
 _SKIP = "or drop such rows with --skip_invalid"
-
-_SIDES = {
-    "a": ("a", "response_a", "model_a", "option_a", "left", "first"),
-    "b": ("b", "response_b", "model_b", "option_b", "right", "second"),
-    "tie": (
-        "tie",
-        "draw",
-        "equal",
-        "same",
-        "similar",
-        "both",
-        "neither",
-        "none",
-        "unsure",
-        "both bad",
-        "bothbad",
-        "both_bad",
-        "both good",
-        "tie (bothbad)",
-        "no preference",
-    ),
-}
 
 
 def check_mapping(mapping: Mapping[str, str]) -> None:
-    """Refuses unknown names and names of two layouts at once."""
+    """Refuses unknown names, names of two layouts at once, and a name that cannot be left out mapped to nothing."""
     for name in mapping:
         if name not in TARGETS:
             close = difflib.get_close_matches(name, TARGETS, n=2)
             hint = f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(TARGETS)}"
             raise ConfigError(f"`--map` has the unknown name {name[:40]!r}. {hint}")
+        if not mapping[name] and name not in OPTIONAL:
+            remedy = f"name its column. What can be left out, as with {OPTIONAL[1]}=, is {', '.join(OPTIONAL)}"
+            raise ConfigError(f"`--map {name}=` names no column, but a table needs `{name}`: {remedy}")
     layouts = [layout for layout, names in LAYOUTS.items() if any(name in mapping for name in names)]
     if len(layouts) > 1:
         raise ConfigError(
@@ -90,7 +67,8 @@ def _walk(value: Any, parts: Sequence[str]) -> Any:
         return MISSING
     if part.removeprefix("-").isdecimal():
         return _walk(value[int(part)], rest) if -len(value) <= int(part) < len(value) else MISSING
-    values = [_walk(each, parts) for each in value]
+    # Only objects: a list of lists would be walked as deep as it is nested, and has no place of its own for a name.
+    values = [_walk(each, parts) if isinstance(each, Mapping) else MISSING for each in value]
     return MISSING if any(each is MISSING for each in values) else values
 
 
@@ -99,7 +77,8 @@ class Columns:
     """Where each of our names is found in a row.
 
     Args:
-        mapping: our name -> the table's column, as far as the caller gave it.
+        mapping: our name -> the table's column, as far as the caller gave it; an empty text for an optional name
+            leaves the column of that name unused.
         items: `prompt`, `responses`, a column, or None for what fits the layout.
         default_prompt: The prompt of rows that have none.
     """
@@ -125,6 +104,8 @@ class Columns:
             raise self._missing(row, "chosen", f"Map {wanted}")
         found = {}
         for name in ("user_id", *OPTIONAL, *LAYOUTS[layout]):
+            if name in self.unused:
+                continue
             path = self.mapping.get(name, name)
             columns = [part.strip() for part in path.split(",")]
             if name in ("choice", "rating") and len(columns) > 1 and lookup(row, path) is MISSING:
@@ -142,7 +123,7 @@ class Columns:
         if "user_id" not in found and not self.raters and not isinstance(judged, (list, dict)):
             if written_list(judged):
                 column = found.get("rating") or found["choice"]
-                raise RowError("wrong_type", _A_LIST, f"{_NO_LISTS}, {_SKIP}", column=column)
+                raise RowError("wrong_type", A_LIST, f"{NO_LISTS}, {_SKIP}", column=column)
             raise self._missing(row, "user_id", "Add --map user_id=COLUMN: which column says who judged")
         if "prompt" not in found and self.default_prompt is None and layout not in STANDALONE:
             texts = row_value(row, found.get("chosen") or found.get("response_a"))
@@ -152,9 +133,14 @@ class Columns:
                 )
         if self.items not in (None, "prompt", "responses") and lookup(row, self.items) is MISSING:
             raise self._missing(row, self.items, "Use --items prompt, responses, or the name of a column")
-        if layout in STANDALONE and (extra := {"margin", "pair_id"} & set(self.mapping)):
+        if layout in STANDALONE and (extra := {"margin", "pair_id"} & set(self.mapping) - self.unused):
             raise ConfigError(f"`--map {extra.pop()}` fits pairs and choices; pairs made of {layout} have none")
         self.layout, self.found = layout, found
+
+    @property
+    def unused(self) -> set[str]:
+        """Our names whose columns the caller left out."""
+        return {name for name, path in self.mapping.items() if not path}
 
     def need(self, row: Mapping[str, Any], name: str) -> Any:
         """The row's value for one of our names; a row without the column is a `RowError`."""
@@ -185,6 +171,9 @@ def conversation(value: Any, role: str) -> Any:
     Keys of a message other than role and content are left out. What is wrong is reported by the row's validation.
     """
     if isinstance(value, str):
+        if written_messages(value):
+            remedy = f"Save the table as JSONL or parquet, where a list is one, {_SKIP}"
+            raise RowError("wrong_type", "a message list that is written as one text", remedy)
         return [{"role": role, "content": value}]
     if isinstance(value, dict):
         value = [value]
@@ -202,8 +191,8 @@ def conversation(value: Any, role: str) -> Any:
 
 
 def item_key(conversation: Sequence[Mapping[str, Any]]) -> int:
-    """Hash of a conversation that upper case and white space do not change: a leak is one in either spelling."""
-    return hash64(*(" ".join(str(message["content"]).split()).casefold() for message in conversation))
+    """Hash of a conversation that upper case, white space and Unicode's coding do not change: a leak is one in either spelling."""
+    return hash64(*(" ".join(composed(str(message["content"])).split()).casefold() for message in conversation))
 
 
 def several(responses: Any) -> bool:
@@ -235,128 +224,5 @@ def by_user(user: Any, value: Any) -> list[tuple[Any, Any]]:
         user = [f"rater_{position}" for position in range(1, len(value) + 1)]
     if not isinstance(user, list) or len(user) != len(value):
         found = f"{len(value)} judgments for {f'{len(user)} users' if isinstance(user, list) else 'one user id'}"
-        raise RowError("wrong_type", found, f"Give a list of users of the same length, or map no `user_id`, {_SKIP}")
+        raise RowError("wrong_type", found, f"Give a list of users of the same length, {_SKIP}")
     return [(rater, judged) for rater, judged in zip(user, value) if judged is not None]
-
-
-class Choices:
-    """Reads which of two responses was chosen: `a`, `b` or `tie`.
-
-    Args:
-        values: `{"a": ..., "b": ..., "tie": ...}`, each one value or several separated by commas, in place of the words
-            that are known (a, b, left, right, model_a, tie, both, …). Of the numbers, 0 and 1 or 1 and 2 stand for a
-            and b, whichever of the two the data uses.
-        names: The columns of the two responses, which also name them.
-    """
-
-    def __init__(self, values: Mapping[str, str], names: tuple[str, str]):
-        if unknown := set(values) - set(_SIDES):
-            raise ConfigError(f"`--choice_values` has the unknown side {unknown.pop()[:40]!r}: use a=… b=… tie=…")
-        if values and not {"a", "b"} <= set(values):
-            raise ConfigError("`--choice_values` needs both a=… and b=…")
-        self.sides = {word: side for side, words in _SIDES.items() for word in words}
-        self.sides |= {names[0].casefold(): "a", names[1].casefold(): "b"}
-        for side, text in values.items():
-            self.sides |= {word.strip().casefold(): side for word in (text, *text.split(","))}
-        self.told = bool(values)
-        self.zero_based: bool | None = None
-        self.found: dict[str, None] = {}  # the first different words, for the error
-
-    def decides(self, value: Any) -> bool:
-        """Whether this value settles, or makes it needless to know, if numbers count from 0 or 1."""
-        return self.told or self.zero_based is not None or _word(value) in self.sides
-
-    def settle(self, values: Iterable[Any]) -> None:
-        """Finds out if numbers count from 0 or 1, from the first values that tell."""
-        for value in values:
-            word = _word(value)
-            if word and len(self.found) < _SHOWN:
-                self.found[word] = None
-            if word in ("0", "2"):
-                self.zero_based = word == "0"
-                return
-
-    def __call__(self, value: Any) -> str:
-        if value is None or isinstance(value, (list, dict)) or (isinstance(value, float) and math.isnan(value)):
-            found = f"the choice is {kind(value)}"
-            raise RowError("missing_choice", found, f"Give a or b, {_SKIP}")
-        word = _word(value)
-        if word in self.sides:
-            return self.sides[word]
-        if word in ("0", "1", "2") and not self.told:
-            if self.zero_based is None:
-                self.settle([word])
-            if self.zero_based is None or word == ("2" if self.zero_based else "0"):
-                what = "0, 1 and 2" if self.zero_based is not None else self._seen() or "only 1"
-                raise DataError(
-                    f"the choices are {what}: which number stands for which response is unclear",
-                    f"{_ACCEPTED}, such as --choice_values a=1 b=2 tie=0, or a=1,2,3 tie=4 b=5,6,7 for a scale",
-                )
-            return "a" if word == ("0" if self.zero_based else "1") else "b"
-        remedy = f"{_ACCEPTED}, such as --choice_values a=… b=… tie=…, or a=1,2,3 tie=4 b=5,6,7 for a scale, {_SKIP}"
-        found = "the choice is empty" if not word else f"unknown choice {word[:20]!r}"
-        if word and (seen := self._seen()):
-            found += f" (choices found: {seen})"
-        raise RowError("unknown_choice", found, remedy)
-
-    def _seen(self) -> str:
-        """The different choices that were looked at, where there were several."""
-        words = [word[:20] for word in self.found]
-        return ", ".join(words) + (", …" if len(words) == _SHOWN else "") if len(words) > 1 else ""
-
-
-class RatingScale:
-    """Reads a rating as a number: numbers as they are, labels by their place in `labels` (lowest first)."""
-
-    def __init__(self, labels: Sequence[str] | None):
-        if labels and len(labels) == 1:
-            labels = labels[0].split(",")
-        self.labels = {label.strip().casefold(): float(place) for place, label in enumerate(labels or [])}
-        if labels and (len(self.labels) != len(labels) or len(labels) < 2):
-            raise ConfigError("`--rating_labels` needs two or more different labels, lowest first")
-
-    def __call__(self, value: Any) -> float:
-        if value is None or (isinstance(value, str) and not value.strip()):
-            raise RowError("missing_rating", "the rating is empty", f"Give a rating, {_SKIP}")
-        if self.labels:
-            if (word := _word(value)) in self.labels:
-                return self.labels[word]
-            remedy = f"Add it to --rating_labels (lowest first), {_SKIP}"
-            raise RowError("unknown_rating", f"unknown label {word[:20]!r}", remedy)
-        number = to_number(value)
-        if written_list(value):
-            raise RowError("bad_rating", _A_LIST, f"{_NO_LISTS}, {_SKIP}")
-        if number is None:
-            shown = repr(value.strip()[:20]) if isinstance(value, str) else kind(value)
-            found = f"the rating is {shown}, not a number"
-            remedy = f"Write it as a number, name the labels, lowest first, by --rating_labels bad,ok,good, {_SKIP}"
-            raise RowError("bad_rating", found, remedy)
-        if not math.isfinite(number):
-            raise RowError("bad_rating", f"the rating is {kind(number)}", f"Give a finite number, {_SKIP}")
-        return number
-
-
-def to_number(value: Any) -> float | None:
-    """A number, or a text that is one, as a float; None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def written_list(value: Any) -> bool:
-    """Whether a text is a list of judgments in writing, such as `[1, 2, 3]` or `1;2;3` in a CSV cell."""
-    if not isinstance(value, str):
-        return False
-    text = value.strip()
-    return text[:1] + text[-1:] in ("[]", "()") or any(
-        len(parts := text.split(mark)) > 1 and all(to_number(part) is not None for part in parts) for mark in ";|"
-    )
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip().casefold() if isinstance(value, (str, bool, int, float)) else ""

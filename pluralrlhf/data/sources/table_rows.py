@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import combinations, product
 from typing import Any
 
@@ -12,17 +13,15 @@ from ..schema import RowError, check_messages, clean_id, kind, messages
 from ..splits import hash64
 from .table_map import (
     MISSING,
-    Choices,
     Columns,
-    RatingScale,
     by_user,
     conversation,
     item_key,
     lookup,
     several,
     shared_prefix,
-    to_number,
 )
+from .table_values import Choices, RatingScale, to_number
 
 _SKIP = "or drop such rows with --skip_invalid"
 
@@ -48,6 +47,7 @@ class RowReader:
     dropped: Counter
     profiles: dict[str, str | None] = field(default_factory=dict)
     stripped: set[str] = field(default_factory=set)  # ids that had white space around them
+    by_position: set[int] = field(default_factory=set)  # lengths of lists whose raters are told by position only
     _seen: set[int] = field(default_factory=set)
     _repeats: Counter = field(default_factory=Counter)
 
@@ -92,9 +92,9 @@ class RowReader:
             pair["pair_id"] = self._pair_id(pair) if pair_id is MISSING else pair_id
             if pair_id is not MISSING and len(judged) > 1:
                 pair["pair_id"] = f"{pair_id}/{rater}"
-            value = lookup(row, columns.found.get("margin", "margin"))
+            value = MISSING if "margin" in columns.unused else lookup(row, columns.found.get("margin", "margin"))
             if value is not MISSING:
-                number = to_number(value) if isinstance(value, str) else value
+                number = to_number(value) if isinstance(value, (str, Decimal)) else value
                 # What is no number stays as it is, so that the error says what was found.
                 pair["margin"] = value if number is None and str(value or "").strip() else number
             pair["_columns"] = self.names[side]
@@ -117,12 +117,14 @@ class RowReader:
                 raise RowError("wrong_type", found, remedy, column=columns.found["rating"])
         else:
             responses, values = [responses], [values]
+        # A list of users for each response, or the same for all.
+        each_own = isinstance(user, list) and len(user) == len(responses) and all(isinstance(u, list) for u in user)
         judged = []
-        for response, value in zip(responses, values):
+        for response, value, users in zip(responses, values, user if each_own else [user] * len(responses)):
             text = check_messages(self._as_text(response, "response"), columns.found["response"])
             items = () if self.items in ("prompt", "responses") else self._items(row, prompt, text)
             items = tuple(clean_id(item, self.items) for item in items)
-            for rater, rating in self._raters(row, user, "rating", value):
+            for rater, rating in self._raters(row, users, "rating", value):
                 rater = clean_id(self._id(rater), columns.found.get("user_id", columns.found["rating"]))
                 try:
                     judged.append((rater, prompt, text, self.scale(rating), items))
@@ -150,8 +152,11 @@ class RowReader:
         return [self._as_text(response, "ranking") for response in ranked]
 
     def _raters(self, row: dict[str, Any], user: Any, name: str, value: Any = MISSING) -> list[tuple[Any, Any]]:
+        value = self.columns.need(row, name) if value is MISSING else value
+        if user is MISSING and isinstance(value, list):
+            self.by_position.add(len(value))
         try:
-            return by_user(user, self.columns.need(row, name) if value is MISSING else value)
+            return by_user(user, value)
         except RowError as error:
             raise error.at(None, None, self.columns.found[name]) from None
 
@@ -175,7 +180,7 @@ class RowReader:
         if self.columns.default_prompt is None:
             return False
         if "prompt" not in self.columns.found:
-            if lookup(row, "prompt") is not MISSING:
+            if "prompt" not in self.columns.unused and lookup(row, "prompt") is not MISSING:
                 remedy = f"Give every row a `prompt`, empty where there is none, {_SKIP}"
                 raise RowError("wrong_type", "a prompt, where the first row has none", remedy, column="prompt")
             return True

@@ -35,6 +35,7 @@ class TLDR(HubSource):
     summary: ClassVar[str] = "TL;DR: which of two summaries of a Reddit post a worker prefers"
     example: ClassVar[str] = "--path comparisons"
     min_pairs_per_user: ClassVar[int | None] = 20
+    one_file: ClassVar[bool] = True
     repository: ClassVar[str] = "openai/summarize_from_feedback"
     title: ClassVar[str] = "TL;DR: comparisons of summaries"
     licence: ClassVar[str] = "none stated for the comparisons; the code around them has a modified MIT licence"
@@ -50,8 +51,8 @@ class TLDR(HubSource):
             "one such file (default: OpenAI's address)"
         },
     )
-    batches: str = field(default="3-20,22", metadata={"help": "which batches, such as 3-10 (training batches) or all"})
-    split: Literal["all", "train", "valid1", "valid2"] = field(
+    batches: str = field(default="3-20,22", metadata={"help": "which batches, such as 3-10 for the training batches"})
+    origin_split: Literal["all", "train", "valid1", "valid2"] = field(
         default="all", metadata={"help": "posts of one of the origin's splits only; this library makes its own"}
     )
     construction: Literal["strict", "published"] = field(
@@ -65,7 +66,7 @@ class TLDR(HubSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.numbers = _numbers(self.batches)
+        self._names = [f"batch{number}" for number in _numbers(self.batches)]
 
     def rows(self) -> Iterator[dict[str, Any] | RowError]:
         """Pair rows in the order of the comparisons."""
@@ -79,14 +80,18 @@ class TLDR(HubSource):
 
     def _files(self) -> list[Path]:
         if self.path is not None:
-            wanted = [f"{folder}batch{n}.json" for n in self.numbers for folder in ("", "comparisons/")]
-            return self.find(*wanted, "comparisons/*.parquet", "comparisons/*/*.parquet")
+            converted = ("comparisons/*.parquet", "comparisons/*/*.parquet")
+            return self.find(*self._batches()) if self._local(self._batches()) else self.find(converted)
         files = []
-        for number in self.numbers:
-            file = fetch(self.origin_url, f"batch{number}.json")
+        for name in self._names:
+            file = fetch(self.origin_url, f"{name}.json")
             self.files.setdefault(file.name, sha256(file))
             files.append(file)
         return files
+
+    def _batches(self) -> list[tuple[str, ...]]:
+        """The batches' files, each as it lies in a copy."""
+        return [(f"{name}.json", f"comparisons/{name}.json") for name in self._names]
 
     def _pairs(self) -> Iterator[dict[str, Any] | RowError]:
         self.dropped.clear()
@@ -146,10 +151,13 @@ class TLDR(HubSource):
         if isinstance(record, RowError):
             raise record
         info, summaries = cell(record, "info", dict, path, row), cell(record, "summaries", list, path, row)
-        if self.split != "all" and cell(record, "split", str, path, row) != self.split:
+        if self.origin_split != "all" and cell(record, "split", str, path, row) != self.origin_split:
             return "other_split"
         if info.get("post") is None and info.get("article") is not None:
             return "news_article"
+        # Parquet, or a file of another name, holds several batches.
+        if path.name.partition(".")[0] not in self._names and record.get("batch", self._names[0]) not in self._names:
+            return "other_batch"
         worker, choice = cell(record, "worker", str, path, row), cell(record, "choice", int, path, row)
         post = {column: cell(record, f"info.{column}", str, path, row) for column in ("id", "post")}
         where = {"raw": record, "file": str(path), "row": row}
@@ -173,9 +181,12 @@ class TLDR(HubSource):
 def _numbers(batches: str) -> list[int]:
     """`3-10,22` as numbers."""
     numbers: list[int] = []
-    for part in ("0-22" if batches.strip() == "all" else batches).split(","):
+    for part in batches.split(","):
         match = re.fullmatch(r"\s*(\d{1,3})(?:-(\d{1,3}))?\s*", part)
-        if match is None:
-            raise ConfigError(f"`batches` is {batches[:40]!r}: numbers and ranges are expected, such as 3-10,22")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        span = range(int(match[1]), int(match[2] or match[1]) + 1) if match else ()
+        if not span:
+            raise ConfigError(
+                f"`batches` is {batches[:40]!r}: numbers and rising ranges are expected, such as 3-10,22"
+            )
+        numbers += span
     return list(dict.fromkeys(numbers))

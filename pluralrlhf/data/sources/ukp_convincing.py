@@ -18,7 +18,7 @@ from ...errors import DataError
 from ..placebo import placebo_pairs
 from ..schema import RowError, messages
 from . import Source
-from .origin import Origin, fetch, find_file, need_file, parameters, read_jsonl, sha256, text_cell
+from .origin import Origin, check_folder, fetch, find_file, need_file, parameters, read_jsonl, sha256, text_cell
 
 ORIGIN = Origin(
     repository="UKPLab/acl2016-convincing-arguments",
@@ -173,8 +173,8 @@ class UKPConvincing(Source):
 
     def _judgments(self) -> Iterator[tuple[Path, int, dict | RowError, dict]]:
         """Judgments with the file, the row, and the arguments by id that they speak of."""
-        if self.path is not None and not Path(self.path).is_dir():
-            raise DataError("the folder does not exist", "Check `--path`", file=self.path)
+        if self.path is not None:
+            check_folder(self.path)
         if self.path is None or (Path(self.path) / FOLDER).is_dir():
             for topic in TOPICS:
                 name = f"{FOLDER}/{topic}.xml"

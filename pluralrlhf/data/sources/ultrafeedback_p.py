@@ -157,7 +157,7 @@ class UltraFeedbackP(HubSource):
 
     def _binarized(self) -> list[Path]:
         if self.path is not None:
-            return self.find("binarized.parquet", "binarized.jsonl")
+            return self.find(("binarized.parquet", "binarized.jsonl"))
         return self.find("data/train-*.parquet", repository=BINARIZED, revision=self.binarized_revision)
 
     def _responses(self, record: dict, path: Path, row: int) -> list[tuple[str, tuple[int, ...]]]:
