@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pluralrlhf"
 ORDER = [
-    {"errors", "locks", "metrics"},
+    {"errors", "hub", "locks", "metrics"},
     {"data"},
     {"features"},
     {"user_models"},

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 
 # Why a conversation ended. `failed` conversations are masked out of training and left out of every score.
-ENDINGS = ("recommended", "max_turns", "too_long", "user_left", "failed")
 
 
 def stable_seed(*parts: object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from ..features.tokenization import padding_id
 from .endpoint_user import EndpointUser
 from .generation import CachedGenerator, ChatFormat
 
@@ -19,7 +20,7 @@ class LocalCompletion:
     def __call__(self, prompts: list[str]) -> list[str | None]:
         out: list[str | None] = []
         for start in range(0, len(prompts), self.batch_size):
-            generator = CachedGenerator(self.model, self.tokenizer.pad_token_id)
+            generator = CachedGenerator(self.model, padding_id(self.tokenizer))
             batch = prompts[start : start + self.batch_size]
             generator.start([self.chat.prompt_ids([{"role": "user", "content": p}]) for p in batch])
             ids, _ = generator.generate(self.max_new_tokens, self.chat.stop_ids, temperature=0.0)

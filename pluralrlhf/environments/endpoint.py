@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..features.tokenization import padding_id
 from .base import stable_random
 
 Message = Mapping[str, str]
@@ -213,7 +214,7 @@ class LocalChat:
         from .generation import CachedGenerator, ChatFormat
 
         chat, keys, out = ChatFormat(self.tokenizer), list(requests), {}
-        generator = CachedGenerator(self.model, self.tokenizer.pad_token_id or 0)
+        generator = CachedGenerator(self.model, padding_id(self.tokenizer))
         for start in range(0, len(keys), self.batch_size):
             some = keys[start : start + self.batch_size]
             with torch.no_grad():

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..user_models.beliefs import FactoredBelief
-from .base import Act, Conversation, Reply, UserProfile, stable_random, stable_seed
+from .base import Act, Conversation, Reply, UserProfile, stable_random
 
 # topic, words for value 0, words for value 1; the first word of each is its name. The first five decide.
 ATTRIBUTES: tuple[tuple[str, tuple[str, str], tuple[str, str]], ...] = (
@@ -302,8 +302,3 @@ def statements_by_turn(messages: Sequence[dict[str, str]], statements) -> list[l
         elif message["role"] == "user":
             out[-1].extend(statements(message["content"]))
     return out
-
-
-def random_seed_of(profile: UserProfile, *parts: object) -> int:
-    """A conversation's seed: the same user in the same step of the same run hears the same dice."""
-    return stable_seed(profile.user_id, *parts)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..features.tokenization import padding_id
 from .base import Conversation, Turn, UserProfile, stable_random, stable_seed
 from .exercise import (
     AGREEMENTS,
@@ -129,7 +130,7 @@ def train_start(world: ExerciseWorld, output_dir: str | Path, config: StartConfi
 
     def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in rows)
-        fill = {"input_ids": tokenizer.pad_token_id, "labels": -100}
+        fill = {"input_ids": padding_id(tokenizer), "labels": -100}
         batch = {k: torch.tensor([row[k] + [v] * (width - len(row[k])) for row in rows]) for k, v in fill.items()}
         lengths = torch.tensor([len(row["input_ids"]) for row in rows])
         return {**batch, "attention_mask": (torch.arange(width) < lengths[:, None]).long()}
@@ -187,7 +188,7 @@ def informed_accuracy(
             conversation.turns.append(Turn(text, plain.parse(text)))
             conversation.turns[-1].user = plain.scripted_reply(conversation).text
         contexts.append((conversation, chat.prompt_ids(conversation.messages)))
-    generator = CachedGenerator(model.eval(), tokenizer.pad_token_id)
+    generator = CachedGenerator(model.eval(), padding_id(tokenizer))
     generator.start([ids for _, ids in contexts])
     ids, _ = generator.generate(12, chat.stop_ids, temperature=0.0)
     right = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import ConfigError
+from ..features.rendering import neutralize_special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,29 +38,23 @@ class ChatFormat:
         self.stop_ids = sorted({self.end_id, tokenizer.eos_token_id} - {None})
         self._after_end = stripped[len(end) :]
         self._base = before
-        self._special = sorted(set(tokenizer.all_special_tokens), key=len, reverse=True)
         self._user_turns: dict[str, list[int]] = {}
 
     def _render(self, messages, generation_prompt: bool = False) -> str:
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
 
-    def neutralise(self, text: str) -> str:
-        """Breaks up special-token strings in what a user wrote, so that they stay text."""
-        for token in self._special:
-            if token and token in text:
-                text = text.replace(token, token[0] + " " + token[1:])
-        return text
-
     def prompt_ids(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Tokens of the messages and of the beginning of the policy's next utterance."""
-        clean = [{**m, "content": self.neutralise(m["content"])} for m in messages]
+        clean = [{**m, "content": neutralize_special_tokens(m["content"], self.tokenizer)} for m in messages]
         return self.tokenizer(self._render(clean, True), add_special_tokens=False)["input_ids"]
 
     def user_turn_ids(self, text: str) -> list[int]:
         """Tokens from the end of the policy's utterance (without the end token) to the beginning of its next one."""
         if text not in self._user_turns:
             base = [{"role": "user", "content": "y"}, {"role": "assistant", "content": "y"}]
-            full = self._render([*base, {"role": "user", "content": self.neutralise(text)}], True)
+            full = self._render(
+                [*base, {"role": "user", "content": neutralize_special_tokens(text, self.tokenizer)}], True
+            )
             if not full.startswith(self._base):
                 raise ConfigError(
                     "The tokenizer's chat template rewrites earlier messages, so that a conversation cannot grow. "

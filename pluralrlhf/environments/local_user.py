@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..features.tokenization import padding_id
 from .base import Conversation, Reply, UserProfile, stable_seed
 from .generation import CachedGenerator, ChatFormat
 
@@ -68,7 +69,7 @@ class LocalLMUser:
         out: list[Reply] = []
         for start in range(0, len(conversations), self.batch_size):
             batch = conversations[start : start + self.batch_size]
-            generator = CachedGenerator(self.model, self.tokenizer.pad_token_id)
+            generator = CachedGenerator(self.model, padding_id(self.tokenizer))
             generator.start([self._prompt(c) for c in batch])
             seed = stable_seed("user", *(c.seed for c in batch), *(len(c.turns) for c in batch)) % 2**63
             dice = torch.Generator(device=generator.device).manual_seed(seed)

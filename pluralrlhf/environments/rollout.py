@@ -118,5 +118,7 @@ def _check(conversation: Conversation) -> None:
             conversation.turn_index,
         )
     }
-    assert len(lengths) == 1 and lengths != {0}, f"token lists of different lengths: {sorted(lengths)}"
-    assert conversation.ended is not None
+    if len(lengths) != 1 or lengths == {0}:
+        raise RuntimeError(f"token lists of different lengths, or none: {sorted(lengths)}")
+    if conversation.ended is None:
+        raise RuntimeError("a conversation that has not ended")

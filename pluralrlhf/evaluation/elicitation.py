@@ -172,39 +172,39 @@ def fixed_questionnaire(
     answered = {u: {int(data.group[row]): int(row) for row in rows} for u, rows in data.train.items()}
     users = list(answered)
     goal = {u: data.features(rows) for u, rows in data.train_targets.items()}
-    current = {u: float(_gain(model, data, u, goal[u], [[]])[0]) for u in users}
     alone: dict[int, float] = {}
     for number, u in enumerate(users):
         groups = list(answered[u])
-        worth = _gain(model, data, u, goal[u], [[answered[u][g]] for g in groups])
-        for g, value in zip(groups, worth.tolist()):
-            alone[g] = alone.get(g, 0.0) + value - current[u]
+        worth = _gain(model, data, u, goal[u], [], [answered[u][g] for g in groups])
+        for g, gain in zip(groups, worth.tolist()):
+            alone[g] = alone.get(g, 0.0) + gain
         show(f"questions alone, user {number + 1} of {len(users)}")
     ranking = sorted(alone, key=lambda g: (-alone[g], g))
     candidates, chosen = ranking[:beam], []
     while candidates and len(chosen) < length:
         total = dict.fromkeys(candidates, 0.0)
-        value: dict[tuple[int, int], float] = {}
         for u in users:
             known = [answered[u][g] for g in chosen if g in answered[u]]
             can = [g for g in candidates if g in answered[u]]
             if not can:
                 continue
-            for g, found in zip(can, _gain(model, data, u, goal[u], [[*known, answered[u][g]] for g in can]).tolist()):
-                value[u, g] = found
-                total[g] += found - current[u]
+            for g, gain in zip(can, _gain(model, data, u, goal[u], known, [answered[u][g] for g in can]).tolist()):
+                total[g] += gain
         best = max(candidates, key=lambda g: (total[g], -g))
         chosen.append(best)
         candidates.remove(best)
-        current = {u: value.get((u, best), current[u]) for u in users}
         show(f"questionnaire, {len(chosen)} of {length}")
     rest = [g for g in ranking if g not in set(chosen)]
     return {g: place for place, g in enumerate([*chosen, *rest])}
 
 
-def _gain(model, data: ElicitationData, user: int, goal: Tensor, contexts: Sequence[Sequence[int]]) -> Tensor:
-    """(n,) mean log-likelihood of a user's targets under each context; targets that share an item with it are left out."""
-    size = max(map(len, contexts))
+def _gain(model, data: ElicitationData, user: int, goal: Tensor, known: Sequence[int], more: Sequence[int]) -> Tensor:
+    """(n,) by how much each of `more` raises the mean log-likelihood of a user's targets over that under `known` alone.
+
+    Targets that share an item with either are left out on both sides: otherwise a question would be worth most whose
+    removal spares the hardest ones.
+    """
+    contexts, size = [known, *([*known, row] for row in more)], len(known) + 1
     rows = np.full((len(contexts), size), -1)
     for number, context in enumerate(contexts):
         rows[number, : len(context)] = context
@@ -217,7 +217,7 @@ def _gain(model, data: ElicitationData, user: int, goal: Tensor, contexts: Seque
     used = (rows >= 0)[:, None, :, None, None] & (context_items[:, None, :, :, None] >= 0)
     clash = (used & (context_items[:, None, :, :, None] == targets[None, :, None, None, :])).any((2, 3, 4))
     free = torch.from_numpy(~clash).to(loss.dtype)
-    return (loss * free).sum(1) / free.sum(1).clamp(min=1)
+    return ((loss[1:] - loss[:1]) * free[1:]).sum(1) / free[1:].sum(1).clamp(min=1)
 
 
 @torch.no_grad()
@@ -249,9 +249,9 @@ def interview(
     for step in range(n_questions + 1):
         index = torch.arange(len(asked))[None]
         state = model.encode(answers[asked], index, torch.ones_like(index, dtype=torch.bool))
-        margin = targets.margins(state)[0].double()
+        margin, log_odds = targets.margins(state)[0], targets.log_odds(state)[0].double()
         accuracy = (margin > 0).double().mean() + 0.5 * (margin == 0).double().mean()
-        curve.append([float(accuracy), float(torch.nn.functional.logsigmoid(margin).mean())])
+        curve.append([float(accuracy), float(torch.nn.functional.logsigmoid(log_odds).mean())])
         if step == n_questions:
             break
         at = 0

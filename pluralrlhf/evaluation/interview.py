@@ -104,6 +104,7 @@ class Interview:
         index = torch.arange(len(self._known), device=self._known.device)[None]
         self.state: UserState = self.model.user_model.encode(self._known, index, torch.ones_like(index).bool())
         self.state.provenance["model"] = self.model.config.name_or_path
+        self.state.provenance["user_model_sha256"] = self.model._user_model_sha256()
         self.state.provenance["pair_ids"] = [pair.get("pair_id") for pair in self.pairs]
 
     def next(self) -> int | None:

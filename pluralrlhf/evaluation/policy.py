@@ -27,6 +27,7 @@ def play(
     """`n` conversations with users of a split, the users in turn; the same dice for every policy of the same `seed`."""
     from ..environments.generation import CachedGenerator, ChatFormat
     from ..environments.rollout import rollout
+    from ..features.tokenization import padding_id
 
     users = world.users(split)
     conversations = [
@@ -35,7 +36,7 @@ def play(
     ]
     training = model.training
     model.eval()
-    generator, chat = CachedGenerator(model, tokenizer.pad_token_id), ChatFormat(tokenizer)
+    generator, chat = CachedGenerator(model, padding_id(tokenizer)), ChatFormat(tokenizer)
     for start in range(0, n, batch_size):
         rollout(
             conversations[start : start + batch_size],

@@ -156,8 +156,7 @@ class RewardModelScorer:
     @torch.inference_mode()
     def _random_users(self) -> UserState | None:
         """A fixed set of random users: a score does not depend on the batch it is computed in."""
-        generator = torch.Generator(self.device).manual_seed(0)
-        state = self.model.user_model.random_state(_RANDOM_USERS, generator)
+        state = self.model.user_model.random_state(_RANDOM_USERS, torch.Generator().manual_seed(0))
         return None if state is None else state.to(self.device)
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..data import build_dataset, data_sha256, load_pairs, load_users, read_buil
 from ..data.history import UserHistory
 from ..errors import ConfigError
 from ..user_models import DEFAULT_USER_MODEL, USER_MODELS
+from .code_hash import code_hash
 from .evaluate import check_splits
 from .evaluation_data import EvaluationData
 from .runner import run_scorers
@@ -30,37 +31,10 @@ from .storage import RUN, SCHEMA_VERSION, Source, write_json
 from .suite_spec import DatasetSpec, SuiteSpec
 from .training import evaluates, quiet, train_reward_model
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-_TRAINING_CODE = (
-    "data/contexts.py",
-    "data/history.py",
-    "features",
-    "modeling",
-    "user_models/backbone_route.py",
-    "user_models/base.py",
-    "user_models/linear.py",
-    "user_models/population.py",
-    "trainers/collator.py",
-    "trainers/device_features.py",
-    "trainers/model_init.py",
-    "trainers/pair_*.py",
-    "trainers/peft.py",
-    "trainers/preparation.py",
-    "trainers/reward_*.py",
-    "trainers/strength.py",
-    "trainers/text_data.py",
-    "evaluation/training.py",
-)
-_REFERENCE_CODE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
-_EVALUATION_CODE = (
-    "evaluation/controls.py",
-    "evaluation/evaluation_data.py",
-    "evaluation/opinions.py",
-    "evaluation/runner.py",
-    "evaluation/split_run.py",
-    "evaluation/storage.py",
-    "evaluation/*scorer*.py",
-)
+# What a result hangs on, beside its method's own file: these, and what they import.
+_TRAINING = ("evaluation/training.py",)
+_EVALUATION = ("evaluation/runner.py", "evaluation/evaluation_data.py")
+_REFERENCE = ("evaluation/reference.py", "evaluation/item_factors.py", "data/populations")
 
 
 @dataclass
@@ -137,7 +111,7 @@ class Part:
 
     @cached_property
     def build_key(self) -> str:
-        files, code = _files(self.dataset.parameters.get("path")), _code_hash(("data",))
+        files, code = _files(self.dataset.parameters.get("path")), code_hash("data")
         return _hash(
             self.dataset.source, self.dataset.parameters, self.dataset.fold_build(self.fold), self.placebo, files, code
         )
@@ -205,7 +179,7 @@ class Part:
     def training_key(self, method: str, seed: int) -> str:
         settings = self.spec.settings(method, self.dataset)
         module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
-        code = _code_hash((*_TRAINING_CODE, f"user_models/{module.replace('.', '/')}.py"))
+        code = code_hash(*_TRAINING, f"user_models/{module.replace('.', '/')}.py")
         # Of a local backbone or encoder its files count too.
         local = [_files(settings.get(name)) for name in ("model_name_or_path", "encoder")]
         return _hash(self.sha256, settings, seed, code, *(files for files in local if files))
@@ -241,7 +215,7 @@ class Part:
             self.dataset.n_context,
             self.splits,
             controls,
-            _code_hash(_EVALUATION_CODE),
+            code_hash(*_EVALUATION),
         )
 
     @cached_property
@@ -281,9 +255,7 @@ class Part:
 
     @property
     def reference_key(self) -> str:
-        return _hash(
-            self.sha256, self.dataset.n_context, self.splits, _code_hash((*_EVALUATION_CODE, *_REFERENCE_CODE))
-        )
+        return _hash(self.sha256, self.dataset.n_context, self.splits, code_hash(*_EVALUATION, *_REFERENCE))
 
     def _refer(self, folder: Path) -> None:
         run_scorers(
@@ -354,17 +326,3 @@ def _files(path: str | None) -> list[tuple[str, int, int]]:
 def _hash(*parts: Any) -> str:
     text = json.dumps([SCHEMA_VERSION, *parts], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-@cache
-def _code_hash(patterns: tuple[str, ...]) -> str:
-    """Hash of the package's files of these names: results of other code are not this code's."""
-    digest = hashlib.blake2b(digest_size=16)
-    for pattern in patterns:
-        found = sorted(_PACKAGE.glob(pattern))
-        if not found:
-            raise RuntimeError(f"no file of the package is named {pattern}")
-        files = [file for path in found for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
-        for file in files:
-            digest.update(f"{file.relative_to(_PACKAGE)}\n".encode() + file.read_bytes())
-    return digest.hexdigest()

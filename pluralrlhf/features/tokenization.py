@@ -15,6 +15,12 @@ def as_messages(text: Messages, role: str) -> list[dict[str, str]]:
     return [{"role": role, "content": text}] if isinstance(text, str) else list(text)
 
 
+def padding_id(tokenizer: Any) -> int:
+    """The id that fills up rows of token ids, which no mask shows: that of padding, or of the end where there is none."""
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(number for number in ids if number is not None)
+
+
 def tokenize_response(
     tokenizer: Any, prompt: Messages, response: Messages, max_length: int | None = None
 ) -> tuple[list[int], bool]:

@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..features.pooling import pool
 from ..features.tokenization import Messages, tokenize_response
 from ..user_models import UserState, bradley_terry_loss
+from .precision import full_precision, present_precision
 
 if TYPE_CHECKING:
     from .model import PersonalizedRewardModel
@@ -26,6 +27,7 @@ class BackboneReader:
         if model.backbone is None:
             raise ConfigError(f"`{model.config.user_model}` needs a backbone; it cannot work on frozen features.")
         self.model, self.backbone, self.chunk = model, model.backbone, _CHUNK
+        self.precision = present_precision(model.user_model.feature_mean.device)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, soft_tokens: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled() or len(input_ids) <= self.chunk:
@@ -37,18 +39,19 @@ class BackboneReader:
         return torch.cat(parts)
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor, soft_tokens: Tensor | None) -> Tensor:
-        inputs: dict[str, Any] = {"input_ids": input_ids}
         shown, n_soft = attention_mask, 0
-        if soft_tokens is not None:
-            embedded = self.backbone.get_input_embeddings()(input_ids)
-            inputs = {"inputs_embeds": torch.cat([soft_tokens.to(embedded.dtype), embedded], dim=1)}
-            n_soft = soft_tokens.shape[1]
-            shown = torch.cat([attention_mask.new_ones(len(input_ids), n_soft), attention_mask], dim=1)
-        # Counted over what is shown: padding between soft tokens and text, or in front, moves nothing.
-        positions = (shown.long().cumsum(-1) - 1).clamp(min=0)
-        hidden = self.backbone(
-            **inputs, attention_mask=shown, position_ids=positions, use_cache=False
-        ).last_hidden_state[:, n_soft:]
+        with self.precision:
+            inputs: dict[str, Any] = {"input_ids": input_ids}
+            if soft_tokens is not None:
+                embedded = self.backbone.get_input_embeddings()(input_ids)
+                inputs = {"inputs_embeds": torch.cat([soft_tokens.to(embedded.dtype), embedded], dim=1)}
+                n_soft = soft_tokens.shape[1]
+                shown = torch.cat([attention_mask.new_ones(len(input_ids), n_soft), attention_mask], dim=1)
+            # Counted over what is shown: padding between soft tokens and text, or in front, moves nothing.
+            positions = (shown.long().cumsum(-1) - 1).clamp(min=0)
+            hidden = self.backbone(
+                **inputs, attention_mask=shown, position_ids=positions, use_cache=False
+            ).last_hidden_state[:, n_soft:]
         return self.model.user_model.standardize(pool(hidden, attention_mask, self.model.config.pooling))
 
 
@@ -61,14 +64,14 @@ def encode(
     context_mask: Tensor | None = None,
 ) -> UserState:
     """State of `n_rows` users from the token ids (2N, L) of their context's pairs, or of k = 0 without any."""
+    device = model.user_model.feature_mean.device
     if input_ids is None or context_index is None:
-        device = model.user_model.feature_mean.device
         input_ids = attention_mask = torch.zeros(0, 1, dtype=torch.long, device=device)
         context_index = torch.zeros(n_rows, 0, dtype=torch.long, device=device)
         context_mask = context_index.bool()
-    return model.user_model.encode_tokens(
-        BackboneReader(model), input_ids, attention_mask, context_index, context_mask
-    )
+    reader = BackboneReader(model)
+    with full_precision(device):
+        return model.user_model.encode_tokens(reader, input_ids, attention_mask, context_index, context_mask)
 
 
 def pair_rewards(
@@ -86,12 +89,13 @@ def pair_rewards(
     if attention_mask is None:
         attention_mask = model._mask_of(input_ids)
     head, reader = model.user_model, BackboneReader(model)
-    if not pairs:
-        return None, head.score_tokens(reader, input_ids, attention_mask, state)[:, None], {}
-    term, metrics = head.regularizer(state, n_user_pairs)
-    both = state.map(lambda value: torch.cat([value, value]))
-    rewards = head.score_tokens(reader, input_ids, attention_mask, both)
-    loss = bradley_terry_loss(*rewards.chunk(2), margin).mean() + term
+    with full_precision(input_ids.device):
+        if not pairs:
+            return None, head.score_tokens(reader, input_ids, attention_mask, state)[:, None], {}
+        term, metrics = head.regularizer(state, n_user_pairs)
+        both = state.map(lambda value: torch.cat([value, value]))
+        rewards = head.score_tokens(reader, input_ids, attention_mask, both)
+        loss = bradley_terry_loss(*rewards.chunk(2), margin).mean() + term
     return loss, rewards[:, None], metrics
 
 
@@ -117,9 +121,13 @@ def encode_pairs(
 
 
 def text_rewards(
-    model: PersonalizedRewardModel, prompts: Sequence[Messages], responses: Sequence[Messages], state: UserState | None
+    model: PersonalizedRewardModel,
+    prompts: Sequence[Messages],
+    responses: Sequence[Messages],
+    state: UserState | None,
+    batch_size: int = _CHUNK,
 ) -> Tensor:
-    """(n,) rewards of responses under the state of one user, of n users, or of an unknown user.
+    """(n,) rewards of responses under the state of one user, of n users, or of an unknown user, `batch_size` at once.
 
     Raises:
         ConfigError: Not as many prompts as responses, or a state of another number of users.
@@ -133,4 +141,10 @@ def text_rewards(
         state = state.rows(torch.zeros(len(prompts), dtype=torch.long, device=model.user_model.feature_mean.device))
     if len(state) != len(prompts):
         raise ConfigError(f"`state` holds {len(state)} users for {len(prompts)} responses; give 1 or as many.")
-    return model.user_model.score_tokens(BackboneReader(model), *tokens(model, prompts, responses), state)
+    reader, rewards = BackboneReader(model), []
+    for start in range(0, len(prompts), batch_size):
+        some = slice(start, start + batch_size)
+        ids, mask = tokens(model, prompts[some], responses[some])
+        with full_precision(ids.device):
+            rewards.append(model.user_model.score_tokens(reader, ids, mask, state.rows(some)))
+    return torch.cat(rewards)

@@ -84,6 +84,10 @@ class UserInference:
     def encode_users(self, histories: Sequence[Sequence[dict[str, Any]]]) -> UserState:
         """States of several users at once, from a list of pairs each; see `encode_user`."""
         self.eval()
+        if not len(histories):
+            raise ConfigError(
+                "`histories` is empty; give a list of pairs for each user, an empty one for an unknown user."
+            )
         pairs = [pair for history in histories for pair in history]
         for number, pair in enumerate(pairs, 1):
             if not isinstance(pair, dict):
@@ -141,7 +145,7 @@ class UserInference:
                 state = state.rows(torch.zeros(len(prompts), dtype=torch.long))
             return text_rewards(self, prompts, responses, state, **reading)
         if self.user_model.route == "backbone":
-            return conditioned.text_rewards(self, prompts, responses, state)
+            return conditioned.text_rewards(self, prompts, responses, state, batch_size)
         features = self.user_model.standardize(self.featurize(prompts, responses, **reading))
         state = self.encode_context(1) if state is None else self._checked(state)
         if len(state) == 1 and len(features) != 1:
@@ -187,7 +191,11 @@ class UserInference:
 
     def _user_model_sha256(self) -> str:
         """Hash of the user model's weights as bfloat16, so that loading in another precision changes nothing."""
-        weights = self.user_model.state_dict()
+        module = self.user_model
+        if hasattr(module, "modules_to_save"):
+            # Beside what was trained PEFT keeps what it began with, which is drawn anew whenever the model is loaded.
+            module = module.modules_to_save[module.active_adapters[0]]
+        weights = module.state_dict()
         seen = tuple((value.data_ptr(), value._version) for value in weights.values() if not value.is_inference())
         if self._hashed is None or self._hashed[0] != seen:
             digest = hashlib.sha256()

@@ -16,12 +16,14 @@ from ..features.encoder_loading import load_encoder
 from ..features.encoders import TextEncoder
 from ..features.pooling import pool
 from ..features.shared_prefix import PackedTrees
+from ..hub import hub_copy
 from ..user_models import UserState, bradley_terry_loss, build_user_model
 from . import conditioned
 from .configuration import PersonalizedRewardModelConfig
 from .construction import Construction
 from .inference import UserInference
-from .saving import load_with_adapter, save_with_adapter
+from .precision import full_precision
+from .saving import ADAPTER, load_with_adapter, save_with_adapter
 from .token_features import TokenFeatures
 
 
@@ -70,6 +72,8 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Also where `dtype` says otherwise: see `full_precision`.
+    _keep_in_fp32_modules_strict = {"user_model"}
 
     def __init__(self, config: PersonalizedRewardModelConfig, backbone: PreTrainedModel | None = None):
         super().__init__(config)
@@ -98,13 +102,14 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs) -> PersonalizedRewardModel:
-        """Loads a saved model; a folder with an `adapter/` gets its backbone from `base/` or from its id."""
+        """Loads a saved model, from a folder or the Hub; one with an `adapter/` gets its backbone from `base/` or its id."""
         folder = Path(str(pretrained_model_name_or_path))
         if (folder / "build.json").is_file():
             raise ConfigError(f"{folder} is a dataset folder; give the folder that `train reward` wrote.")
         if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..")):
             raise ConfigError(f"There is no folder {folder}. Check the path, or give a Hub id such as `user/model`.")
-        if (folder / "adapter" / "adapter_config.json").is_file():
+        folder = hub_copy(folder, ADAPTER, **kwargs) or folder
+        if (folder / ADAPTER).is_file():
             return load_with_adapter(cls, folder, **kwargs)
         with loading("model", pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -250,10 +255,12 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
             return RewardOutput(loss=loss, logits=logits, metrics=metrics)
         if features is None and self._token_head is not None:
             if hidden is not None:
-                logits = self._token_head(hidden)
+                logits = self._token_rewards(hidden)
             else:
                 attention_mask = self._mask_of(input_ids) if attention_mask is None else attention_mask
-                logits = pool(self._token_head(self.hidden_states(input_ids, attention_mask)), attention_mask, "last")
+                logits = pool(
+                    self._token_rewards(self.hidden_states(input_ids, attention_mask)), attention_mask, "last"
+                )
             loss = bradley_terry_loss(*logits.squeeze(-1).chunk(2), margin).mean() if pairs else None
             return RewardOutput(loss=loss, logits=logits, metrics={})
         if features is None:
@@ -267,13 +274,12 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
             context_attention_mask,
         )
         state = state if target_context is None else state.rows(target_context)
-        with full_precision(features):
+        with full_precision(features.device):
             features = self.user_model.standardize(features)
             if not pairs:
                 return RewardOutput(logits=self.user_model.score(features, state)[:, None])
             output = self.user_model(*features.chunk(2), state, margin, n_user_pairs)
-            # Without a covariance they are the difference of rewards, or, as of VPL, the mean of many draws.
-            moderated = "covariance" in state.tensors and not self.training
+            moderated = not self.training and self.user_model.moderates(state)
             log_odds = self.user_model.log_odds(*features.chunk(2), state) if moderated else None
         logits = torch.cat([output.chosen_rewards, output.rejected_rewards])[:, None]
         return RewardOutput(loss=output.loss, logits=logits, metrics=output.metrics, log_odds=log_odds)
@@ -296,17 +302,8 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
             context_features = self.user_model.feature_mean.new_zeros(0, 2, d)
             context_index = torch.zeros(n_rows, 0, dtype=torch.long, device=device)
             context_mask = torch.zeros(n_rows, 0, dtype=torch.bool, device=device)
-        with full_precision(context_features):
+        with full_precision(context_features.device):
             return self.user_model.encode(self.user_model.standardize(context_features), context_index, context_mask)
-
-
-def full_precision(features: Tensor) -> torch.autocast:
-    """Context in which a user model computes what it is kept in, float32, also where the backbone has half of it.
-
-    A reward in bfloat16 has three digits, of which the difference of two loses most, and a posterior's factorisation
-    exists in float32 alone.
-    """
-    return torch.autocast(features.device.type, enabled=False)
 
 
 def pad_to(values: Tensor, width: int) -> Tensor:

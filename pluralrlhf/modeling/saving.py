@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 from transformers import AutoModel, BitsAndBytesConfig
 
 from ..errors import ConfigError, loading
+from ..hub import HUB_OPTIONS
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
     from .model import PersonalizedRewardModel
+
+ADAPTER = "adapter/adapter_config.json"
+_LOADING = ("dtype", "device_map", "attn_implementation", "trust_remote_code")
 
 
 def save_with_adapter(model: PersonalizedRewardModel, peft_model: PeftModel, folder: str | Path, **kwargs) -> None:
@@ -55,7 +59,7 @@ def load_with_adapter(cls, folder: Path, config=None, **kwargs) -> PersonalizedR
     if not source:
         raise ConfigError(f"{folder} holds an adapter, but neither `base/` nor the id of a backbone.")
     quantization = (config.backbone or {}).get("quantization_config")
-    options = {key: kwargs[key] for key in ("dtype", "device_map", "attn_implementation", "token") if key in kwargs}
+    options = {key: kwargs[key] for key in (*_LOADING, *HUB_OPTIONS) if key in kwargs}
     if quantization and not base.is_dir():
         options["quantization_config"] = BitsAndBytesConfig.from_dict(quantization)
     with loading("backbone_name_or_path", source):

@@ -42,6 +42,11 @@ class TokenFeatures:
         pad = self.config.pad_token_id
         return torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
 
+    def _token_rewards(self, states: Tensor) -> Tensor:
+        """(..., 1) rewards by `_token_head` of hidden states (..., d); in half precision under autocast alone."""
+        head = self._token_head
+        return head(states if torch.is_autocast_enabled(states.device.type) else states.to(head.weight.dtype))
+
     @property
     def _token_head(self) -> torch.nn.Module | None:
         """A linear head for everybody on a backbone's last token, which is applied before pooling as in transformers.

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..errors import ConfigError, loading
 from ..features.encoder_loading import load_encoder
 from ..modeling import PersonalizedRewardModel
+from .plain_pairs import one_prompt
 from .reward_config import PersonalizedRewardConfig
 
 
@@ -44,7 +45,7 @@ def build_reward_model(
         encoder = load_encoder(args.encoder, pooling=args.pooling, **options)
         mode = args.encoder_input
         if mode == "auto":
-            mode = "response" if _one_prompt(train_dataset) else "concat"
+            mode = "response" if one_prompt(train_dataset) else "concat"
         model = PersonalizedRewardModel.from_encoder(
             encoder, args.user_model, args.user_model_kwargs, encoder_input=mode
         )
@@ -76,12 +77,3 @@ def build_reward_model(
         **options,
     )
     return model, tokenizer
-
-
-def _one_prompt(dataset: Dataset) -> bool:
-    """Whether all rows have the same prompt, or none."""
-    if "prompt" not in dataset.column_names:
-        return True
-    first = dataset[0]["prompt"]
-    batches = dataset.select_columns(["prompt"]).iter(batch_size=1000)
-    return all(prompt == first for batch in batches for prompt in batch["prompt"])

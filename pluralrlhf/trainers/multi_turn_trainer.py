@@ -18,6 +18,7 @@ from ..environments.base import turn_counts as turns_of
 from ..environments.generation import CachedGenerator, ChatFormat, VLLMGenerator
 from ..environments.rollout import rollout
 from ..errors import ConfigError
+from ..features.tokenization import padding_id
 from ..rewards.curiosity import intrinsic_rewards, returns_to_go
 from .multi_turn_config import MultiTurnGRPOConfig
 from .sampling import EpochRepeatSampler
@@ -188,7 +189,7 @@ class MultiTurnGRPOTrainer(GRPOTrainer):
                 self._dist.summon_full_params(self.model_wrapped, recurse=False),
             ):
                 model.eval()
-                self._play(CachedGenerator(model, self.processing_class.pad_token_id), conversations, seed)
+                self._play(CachedGenerator(model, padding_id(self.processing_class)), conversations, seed)
                 model.train(training)
         self._conversations = conversations
         self._intrinsic = self._intrinsic_rewards(conversations, seed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,12 +14,12 @@ from torch import Tensor
 
 from ..data.contexts import distinct_contexts, distinct_pairs
 from ..data.history import UserHistory
-from ..errors import DataError
 from ..features.cache import FeatureCache
 from ..features.shared_prefix import PackedTrees
 from ..features.tokenization import tokenize_response
 from ..modeling.packing import PACKING_TOKENS, check_packing, pack
 from .pair_checks import SIDES, check_split, checked_texts
+from .plain_pairs import one_prompt, with_ids
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -88,6 +86,7 @@ class PairData:
         self.cache = (cache or FeatureCache()) if self.frozen else None
         self.splits: dict[str, Dataset] = {}
         self._history: UserHistory | None = None
+        self._responses_are_items: bool | None = None
         self._n_rows = 0
         self.n_truncated = 0
         self._features: list[tuple[Any, np.ndarray]] = []
@@ -105,7 +104,11 @@ class PairData:
             while f"{name}_{number}" in self.splits:
                 number += 1
             name = f"{name}_{number}"
-        dataset = self._with_ids(name, dataset)
+        check_split(name, dataset)
+        if self._responses_are_items is None:
+            # Settled by the first split: ids of one rule tell nothing of those of another.
+            self._responses_are_items = len(dataset) > 1 and one_prompt(dataset)
+        dataset = with_ids(name, dataset, self.model.user_model.uses_context, self._responses_are_items)
         self.splits[name] = dataset
         self._history = None
         (self._embed if self.frozen else self._tokenize)(name, dataset)
@@ -126,35 +129,6 @@ class PairData:
             splits = {name: split.select_columns(columns) for name, split in self.splits.items()}
             self._history = UserHistory(splits, self.group_size)
         return self._history
-
-    def _with_ids(self, name: str, dataset: Dataset) -> Dataset:
-        """The dataset with the contract's columns; ids are made from the texts for a plain TRL preference dataset."""
-        check_split(name, dataset)
-        columns: dict[str, list] = {}
-        if "user_id" not in dataset.column_names:
-            if self.model.user_model.uses_context:
-                raise DataError(
-                    "the column is missing",
-                    "Say who made each choice, or train `user_model: btl`, which needs no users.",
-                    file=f"split `{name}`",
-                    column="user_id",
-                )
-            columns["user_id"] = ["anonymous"] * len(dataset)
-        if "prompt" not in dataset.column_names:
-            columns["prompt"] = [""] * len(dataset)
-        if "pair_id" not in dataset.column_names or "item_ids" not in dataset.column_names:
-            keys, seen = [], {}
-            for number, row in enumerate(dataset):
-                key = _digest([row.get("user_id"), row.get("prompt", ""), row["chosen"], row["rejected"]])
-                seen[key] = seen.get(key, 0) + 1
-                keys.append((f"{name}:{key}:{seen[key]}", [_digest(row.get("prompt") or str(number))]))
-            if "pair_id" not in dataset.column_names:
-                columns["pair_id"] = [key for key, _ in keys]
-            if "item_ids" not in dataset.column_names:
-                columns["item_ids"] = [items for _, items in keys]
-        for column, values in columns.items():
-            dataset = dataset.add_column(column, values)
-        return dataset
 
     def _texts(self, name: str, dataset: Dataset) -> Iterator[tuple[Any, Any, Any]]:
         batches = dataset.select_columns(["prompt", *SIDES]).iter(batch_size=1000)
@@ -358,10 +332,6 @@ class PairData:
         out, distinct, flipped = self._distinct(context_rows, flip, shared)
         sides = [[tokens[row] for row in rows] for tokens in self._tokens]
         return out | self._packed(rows, sides, self._context_sequences(distinct, flipped), distinct)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def _hashable(text: Any) -> Any:

@@ -26,6 +26,7 @@ from .model_card import reward_model_card
 from .model_init import build_reward_model
 from .pair_checks import check_split
 from .peft import peft_config_for
+from .plain_pairs import warn_of_lacking_contexts
 from .preparation import prepare
 from .reward_config import PersonalizedRewardConfig
 from .reward_metrics import reward_metrics
@@ -57,7 +58,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
             it is left out: the features are frozen.
         args: [`PersonalizedRewardConfig`].
         train_dataset: Preference dataset (`prompt`, `chosen`, `rejected`, texts or messages) with `user_id`; `pair_id`
-            and `item_ids` are made from the texts where they are missing.
+            and `item_ids` are made from the texts where they are missing (items are prompts, or, where all pairs have the same one
+            or none, responses).
         eval_dataset: One dataset, named `validation`, or a dictionary by split. Metrics are `eval_<split>_accuracy`
             (mean over users, and over `args.eval_n_context`) and the same for each number of context pairs.
         processing_class: The backbone's tokenizer.
@@ -185,6 +187,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
         rows = self.pairs.add(dataset_name, dataset)
         if dataset_name == "train":
             self._train_rows = rows
+            if self.pairs.model.user_model.uses_context:
+                warn_of_lacking_contexts(self.pairs.history, rows, args.n_context)
             return Dataset.from_dict({"row": rows})
         if args.max_eval_pairs_per_user is not None:
             order = self.pairs.history.epoch_order(rows, seed=0, pairs_per_user=args.max_eval_pairs_per_user)

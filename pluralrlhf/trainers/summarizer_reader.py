@@ -104,7 +104,8 @@ class SummaryReader:
             correct = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
             right += (fresh[part].to(chosen.device) * correct).sum().item()
         self._average_gradients()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm or 1.0)
+        if self.args.max_grad_norm:  # 0 clips nothing, as in transformers
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.args.max_grad_norm)
         self.optimizer.step()
         self.model.eval()
         return total, right / max(1, n_first)

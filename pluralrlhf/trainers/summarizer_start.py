@@ -21,6 +21,7 @@ from datasets import Dataset
 from ..data.history import UserHistory, mix, stable_hash
 from ..environments.tiny import tiny_policy, tiny_tokenizer
 from ..errors import ConfigError
+from ..features.tokenization import padding_id
 from ..user_models.text import UserContext, context_messages
 from ..user_models.text.base import ASK, OVER, PREFER, SUMMARY, as_text
 from ..user_models.text.plus import request
@@ -203,7 +204,7 @@ def train_start(
 
     def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), width), tokenizer.pad_token_id)
+        ids = torch.full((len(rows), width), padding_id(tokenizer))
         weights = torch.zeros(len(rows), width)
         for i, row in enumerate(rows):
             tokens, n_read = row["input_ids"], row["n_read"]

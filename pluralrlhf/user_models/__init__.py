@@ -7,7 +7,8 @@ import importlib
 from typing import Any
 
 from ..errors import ConfigError
-from .base import PairOutput, UserModel, UserState, bradley_terry_loss, build_config
+from .base import PairOutput, UserModel, UserState, bradley_terry_loss
+from .settings import build_config
 
 # name -> (module, class); imported when used.
 USER_MODELS: dict[str, tuple[str, str]] = {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -54,9 +52,13 @@ class UserState:
 
     @classmethod
     def cat(cls, states: Sequence[UserState]) -> UserState:
-        """The users of several states, one after the other."""
+        """The users of several states, one after the other.
+
+        States that keep the history itself differ in its length; the shorter ones are filled up with zeros, which their
+        masks leave out.
+        """
         first = states[0]
-        tensors = {name: torch.cat([state.tensors[name] for state in states]) for name in first.tensors}
+        tensors = {name: torch.cat(_filled_up([state.tensors[name] for state in states])) for name in first.tensors}
         return dataclasses.replace(first, tensors=tensors, provenance={})
 
     def to_json(self) -> dict[str, Any]:
@@ -107,52 +109,29 @@ class PairOutput:
     metrics: dict[str, Tensor]
 
 
+def _filled_up(values: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors (U_i, ...) with zeros behind what each has, so that all but their first sizes are equal."""
+    sizes = [max(each) for each in zip(*(value.shape[1:] for value in values))]
+
+    def padding(value: Tensor) -> list[int]:
+        return [n for size, own in zip(reversed(sizes), reversed(value.shape[1:])) for n in (0, size - own)]
+
+    return [F.pad(value, padding(value)) if list(value.shape[1:]) != sizes else value for value in values]
+
+
+def standard_normal(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal draws of the shape, type and device of `like`.
+
+    They are made where the generator is: one on the processor gives the same draws whatever the device.
+    """
+    device = like.device if generator is None else generator.device
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
     """(B,) negative log-likelihood -log sigma(r+ - r- - margin) of the choices (Bradley and Terry 1952)."""
     difference = chosen - rejected
     return -F.logsigmoid(difference if margin is None else difference - margin)
-
-
-def build_config(config_class: type, settings: dict[str, Any] | None, method: str):
-    """Builds a method's dataclass from `user_model_kwargs`.
-
-    Raises:
-        ConfigError: No settings by name, a key that the method does not have, or a value of another type.
-    """
-    if settings is not None and not isinstance(settings, Mapping):
-        raise ConfigError(
-            f"`user_model_kwargs` is {settings!r:.60}, not settings by name. Write JSON, such as '{{\"hidden\": 64}}', or "
-            "lines of `name: value` under `user_model_kwargs:` in YAML."
-        )
-    settings = dict(settings or {})
-    names = [field.name for field in dataclasses.fields(config_class)]
-    unknown = sorted(set(settings) - set(names))
-    if unknown:
-        raise ConfigError(
-            f"`user_model_kwargs` of `{method}` has unknown keys {unknown}. Known: {', '.join(names) or 'none'}."
-        )
-    hints = typing.get_type_hints(config_class)
-    for name, value in settings.items():
-        kinds = _kinds(hints[name])
-        # A truth value is an integer to Python, and an integer is a number to everybody.
-        if kinds and not (type(value) in kinds or (float in kinds and type(value) is int)):
-            wanted = " or ".join(_KINDS[kind] for kind in kinds)
-            raise ConfigError(f"`user_model_kwargs` of `{method}`: `{name}` is {value!r:.60}; give {wanted}.")
-    return config_class(**settings)
-
-
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-
-
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """The simple types that an annotation allows; none where it allows others, which the method checks itself."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return tuple(dict.fromkeys(map(type, parts)))
-    if origin in (typing.Union, types.UnionType):
-        kinds = [_kinds(part) for part in parts]
-        return tuple(itertools.chain(*kinds)) if all(kinds) else ()
-    return (hint,) if hint in _KINDS else ()
 
 
 def mlp(sizes: list[int], slope: float | None = None) -> nn.Sequential:
@@ -182,7 +161,7 @@ def gather_sum(values: Tensor, index: Tensor, mask: Tensor) -> Tensor:
     if not index.shape[1] or not len(values):
         return values.new_zeros(len(index), values.shape[1])
     weights = mask.to(values.dtype)
-    return F.embedding_bag(index.clamp(min=0), values, mode="sum", per_sample_weights=weights)
+    return F.embedding_bag(index.masked_fill(~mask.bool(), 0), values, mode="sum", per_sample_weights=weights)
 
 
 class UserModel(nn.Module):
@@ -312,6 +291,10 @@ class UserModel(nn.Module):
         chosen_rewards, rejected_rewards = self.score_pair(chosen, rejected, drawn)
         loss = bradley_terry_loss(chosen_rewards, rejected_rewards, margin).mean() + term
         return PairOutput(chosen_rewards, rejected_rewards, loss, metrics)
+
+    def moderates(self, state: UserState) -> bool:
+        """Whether `log_odds` has a closed form that is not the difference of rewards."""
+        return False
 
     def log_odds(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         """(B,) log-odds of the predictive probability where they have a closed form, of the mean margin elsewhere."""

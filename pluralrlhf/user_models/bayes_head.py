@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import UserState, mlp
-from .linear import LinearUserModel, check_sizes, feature_map, gaussian_draw, newton_posterior
+from .linear import LinearUserModel, feature_map, gaussian_draw, newton_posterior
+from .settings import check_sizes
 
 
 @dataclass

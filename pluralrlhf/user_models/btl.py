@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .base import UserModel, UserState, mlp
+from .settings import check_sizes
 
 
 @dataclass
@@ -27,6 +28,7 @@ class BTLConfig:
     layers: int = 2
 
     def __post_init__(self):
+        check_sizes(self, "btl", hidden=1, layers=0)
         if self.head not in ("linear", "mlp"):
             raise ConfigError(f"`head` of `btl` is {self.head!r}; it must be 'linear' or 'mlp'.")
 

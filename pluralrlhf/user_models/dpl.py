@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from .base import PairOutput, UserModel, UserState, mlp
-from .linear import check_sizes
+from .settings import check_sizes
 
 
 @dataclass
@@ -90,7 +90,9 @@ class DPL(UserModel):
             mean, scale = self.head(features).unbind(-1)
             # The least deviation keeps the slope of the loss bounded.
             return mean, (F.softplus(scale) + 0.01) ** 2
-        p = self.distribution(features)
+        return self._moments_of(self.distribution(features))
+
+    def _moments_of(self, p: Tensor) -> tuple[Tensor, Tensor]:
         values = torch.linspace(0, 1, self.config.atoms, dtype=p.dtype, device=p.device)
         mean = p @ values
         return mean, p @ values**2 - mean**2
@@ -101,18 +103,18 @@ class DPL(UserModel):
     def score_matrix(self, features: Tensor, state: UserState, max_elements: int = 1 << 22) -> Tensor:
         return torch.broadcast_to(self.moments(features)[0], (len(state), len(features)))
 
-    def _standardized_difference(self, chosen: Tensor, rejected: Tensor, margin: Tensor | None = None) -> Tensor:
+    def moderates(self, state: UserState) -> bool:
+        return True
+
+    def log_odds(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
+        if self.config.head == "categorical":
+            return torch.logit(self._wins(self.distribution(chosen), self.distribution(rejected)), eps=1e-7)
         (mean, variance), (other, other_variance) = self.moments(chosen), self.moments(rejected)
-        difference = mean - other if margin is None else mean - other - margin
-        return difference / (variance + other_variance).sqrt()
+        z = (mean - other) / (variance + other_variance).sqrt()
+        return torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
 
     def _wins(self, p: Tensor, q: Tensor) -> Tensor:
         return ((q.cumsum(-1) - q) * p).sum(-1) + 0.5 * (p * q).sum(-1)
-
-    def probability(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
-        if self.config.head == "categorical":
-            return self._wins(self.distribution(chosen), self.distribution(rejected))
-        return torch.special.ndtr(self._standardized_difference(chosen, rejected))
 
     def forward(
         self,
@@ -122,18 +124,19 @@ class DPL(UserModel):
         margin: Tensor | None = None,
         n_user_pairs: Tensor | None = None,
     ) -> PairOutput:
-        (mean, variance), (other, other_variance) = self.moments(chosen), self.moments(rejected)
         if self.config.head == "categorical":
             if margin is not None:
                 raise ConfigError(
                     "The data has `margin`s, which `head: categorical` of `dpl` has no use for. Drop them."
                 )
             p, q = self.distribution(chosen), self.distribution(rejected)
+            (mean, variance), (other, other_variance) = self._moments_of(p), self._moments_of(q)
             average = torch.cat([p, q]).mean(0)
             loss = -torch.log(self._wins(p, q).clamp(min=1e-12)).mean()
             loss = loss + self.config.entropy_weight * torch.xlogy(average, average).sum()
         else:
-            z = self._standardized_difference(chosen, rejected, margin)
+            (mean, variance), (other, other_variance) = self.moments(chosen), self.moments(rejected)
+            z = (mean - other - (0 if margin is None else margin)) / (variance + other_variance).sqrt()
             if self.config.loss == "exact":
                 loss = -torch.special.log_ndtr(z).mean()
             else:

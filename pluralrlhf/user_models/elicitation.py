@@ -59,7 +59,8 @@ class Pairs:
 
     def __init__(self, model: UserModel, features: Tensor):
         if model.route != "head":
-            raise ConfigError(f"`{model.name}` reads users as texts and has no posterior. Ask with `random`.")
+            reads = "reads users as texts" if model.route == "text" else "changes what the backbone computes"
+            raise ConfigError(f"`{model.name}` {reads} and has no posterior over features. Ask with `random`.")
         self.model, self.features = model, features
         self.design = self.offset = None
         if isinstance(model, LinearUserModel):
@@ -123,11 +124,9 @@ def posterior_draws(model: UserModel, state: UserState, n_draws: int, seed: int 
         raise ConfigError(f"`state` holds {len(state)} users; ask one user at a time.")
     if not model.has_posterior:
         return state
-    # On the processor, where a seed means the same everywhere.
-    device = next(iter(state.tensors.values())).device
-    generator = torch.Generator(device).manual_seed(seed)
-    index = torch.zeros(n_draws, dtype=torch.long, device=device)
-    return model.sample(state.rows(index), generator)
+    index = torch.zeros(n_draws, dtype=torch.long, device=next(iter(state.tensors.values())).device)
+    # A generator on the processor, where a seed means the same everywhere.
+    return model.sample(state.rows(index), torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()

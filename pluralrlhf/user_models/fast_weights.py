@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .base import UserState, gather_sum, mlp
-from .linear import LinearUserModel, check_sizes, feature_map
+from .linear import LinearUserModel, feature_map
+from .settings import check_sizes
 
 
 @dataclass
@@ -33,6 +35,8 @@ class FastWeightsConfig:
 
     def __post_init__(self):
         check_sizes(self, "fast_weights", dim=1, hidden=1, layers=0)
+        if not math.isfinite(self.eta):
+            raise ConfigError(f"`eta` of `fast_weights` is {self.eta}; it must be a finite number.")
         if self.reduction not in ("sum", "mean"):
             raise ConfigError(f"`reduction` of `fast_weights` is {self.reduction!r}; it must be 'sum' or 'mean'.")
 

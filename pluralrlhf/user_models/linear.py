@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from .base import PairOutput, UserModel, UserState, mlp
+from .base import PairOutput, UserModel, UserState, mlp, standard_normal
 
 
 def feature_map(feature_dim: int, hidden: int, layers: int, out: int) -> nn.Module:
@@ -43,7 +41,8 @@ def newton_posterior(
     All but the last step run without a graph; the last is a Newton step at the mode with its Hessian held fixed. Since
     the step's own derivative vanishes there, its gradient is that of the mode by the implicit function theorem, at the
     cost of one step. The first half of the steps uses the curvature of Jaakkola and Jordan's bound, which never
-    overshoots; the others are Newton's and converge quadratically.
+    overshoots; the others are Newton's, which converge quadratically near the mode. They are not damped: where the first
+    half ends far from it (differences of several standard deviations of the prior in every direction) they may overshoot.
 
     Args:
         design: (B, K, q) differences delta phi of the context pairs, zeros where there is none.
@@ -252,9 +251,12 @@ class LinearUserModel(UserModel):
         # One pass over the matrix, which is far larger than what it is made of: the product alone is bound by memory.
         return torch.addmm(self.base_reward(features)[None], state["weights"], self.basis(features).T)
 
+    def moderates(self, state: UserState) -> bool:
+        return "covariance" in state.tensors
+
     def log_odds(self, chosen: Tensor, rejected: Tensor, state: UserState) -> Tensor:
         margin = self.score(chosen, state) - self.score(rejected, state)
-        if "covariance" not in state.tensors:
+        if not self.moderates(state):
             return margin
         return moderate(margin, margin_variance(self.basis(chosen) - self.basis(rejected), state["covariance"]))
 
@@ -287,12 +289,5 @@ class LinearUserModel(UserModel):
 def gaussian_draw(mean: Tensor, covariance: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """(..., q) draws from N(mean, covariance), (..., q) and (..., q, q); the covariance may be singular."""
     values, vectors = torch.linalg.eigh(covariance)
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
-    return mean + (vectors @ (values.clamp(min=0).sqrt() * noise)[..., None]).squeeze(-1)
-
-
-def check_sizes(config: Any, method: str, **least: int) -> None:
-    """Raises a `ConfigError` where a setting is below its least value."""
-    for name, value in least.items():
-        if not getattr(config, name) >= value:  # not a number is below everything
-            raise ConfigError(f"`{name}` of `{method}` is {getattr(config, name)}; it must be at least {value}.")
+    noise = values.clamp(min=0).sqrt() * standard_normal(mean, generator)
+    return mean + (vectors @ noise[..., None]).squeeze(-1)

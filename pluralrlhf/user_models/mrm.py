@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from .base import UserState
-from .linear import LinearUserModel, check_sizes, feature_map, gradient_steps
+from .linear import LinearUserModel, feature_map, gradient_steps
+from .settings import check_sizes
 
 
 @dataclass

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .base import UserModel, UserState
-from .linear import check_sizes, gather_pairs
+from .linear import gather_pairs
+from .settings import check_sizes
 
 
 @dataclass
@@ -33,6 +34,8 @@ class NeuralProcessConfig:
 
     def __post_init__(self):
         check_sizes(self, "neural_process", width=1, layers=1, heads=1, hidden=1, dropout=0)
+        if self.dropout >= 1:
+            raise ConfigError(f"`dropout` of `neural_process` is {self.dropout}; it must be below 1.")
         if self.width % self.heads:
             raise ConfigError(f"`width` of `neural_process` is {self.width}, no multiple of `heads` ({self.heads}).")
 

@@ -15,7 +15,6 @@ from ..errors import ConfigError
 from .base import PairOutput, UserState, mlp
 from .linear import (
     LinearUserModel,
-    check_sizes,
     feature_map,
     gather_pairs,
     gradient_steps,
@@ -24,6 +23,7 @@ from .linear import (
     newton_posterior,
 )
 from .population import fit_population, principal_directions
+from .settings import check_sizes
 
 # In the learner of the population: how far apart types are, and the part of its map that the gradient steps see.
 _TYPES_APART, _FAST_SHARE = 0.05, 0.3

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..features.pooling import last_token_index
 from .backbone_route import BackboneUserModel, Reader
 from .base import UserState, gather_sum
-from .linear import check_sizes
+from .settings import check_sizes
 
 
 @dataclass
@@ -117,7 +117,10 @@ class PTTT(BackboneUserModel):
 
     def _read(self, reader: Reader, input_ids: Tensor, attention_mask: Tensor, hook: Callable) -> Tensor:
         """(n, d) features of texts, with `hook(layer, keys (n', m), rows)` added to what each layer gives the last token."""
-        recomputed = getattr(reader.backbone, "is_gradient_checkpointing", False) and reader.backbone.training
+        # The second is transformers' name for it up to version 5.
+        names = ("is_activation_checkpointing", "is_gradient_checkpointing")
+        name = next((name for name in names if hasattr(type(reader.backbone), name)), names[1])
+        recomputed = reader.backbone.training and getattr(reader.backbone, name, False)
         if recomputed and torch.is_grad_enabled():
             raise ConfigError(
                 "`gradient_checkpointing` recomputes layers when the fast weights are gone. Set it to false for `p_ttt`."

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .base import UserState
-from .linear import LinearUserModel, check_sizes, feature_map, gaussian_draw, simplex_posterior
+from .linear import LinearUserModel, feature_map, gaussian_draw, simplex_posterior
+from .settings import check_sizes
 
 
 @dataclass

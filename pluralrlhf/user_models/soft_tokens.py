@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from .backbone_route import BackboneUserModel, Reader
 from .base import UserState, gather_sum
-from .linear import check_sizes
+from .settings import check_sizes
 
 
 @dataclass
@@ -189,5 +189,7 @@ class SoftTokens(BackboneUserModel):
         # Free tokens have no distribution to draw from.
         if self.config.form == "individual":
             return None
-        drawn = torch.multinomial(self.prior.softmax(-1), n_users, replacement=True, generator=generator)
-        return UserState(self.name, {"weights": F.one_hot(drawn, self.config.n_clusters).to(self.prior.dtype)})
+        prior = self.prior.softmax(-1)
+        at = prior if generator is None else prior.to(generator.device)
+        drawn = torch.multinomial(at, n_users, replacement=True, generator=generator)
+        return UserState(self.name, {"weights": F.one_hot(drawn, self.config.n_clusters).to(prior)})

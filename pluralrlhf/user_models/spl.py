@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from .base import UserState, gather_sum, mlp
-from .linear import check_sizes
+from .settings import check_sizes
 from .vpl import LEAKY_SLOPE, VPL, VPLConfig
 
 

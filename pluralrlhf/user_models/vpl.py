@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .base import UserModel, UserState, gather_sum, mlp
+from .base import UserModel, UserState, gather_sum, mlp, standard_normal
+from .settings import check_sizes
 
 LEAKY_SLOPE = 0.2
 
@@ -57,8 +58,7 @@ class VPLConfig:
             raise ConfigError(f"`beta` of `vpl` is {self.beta}; it must be a finite number of at least 0, or 'elbo'.")
         if self.annealing not in ("none", "linear", "cyclical"):
             raise ConfigError(f"`annealing` of `vpl` is {self.annealing!r}: none, linear or cyclical.")
-        if self.latent_dim < 1:
-            raise ConfigError(f"`latent_dim` of `vpl` is {self.latent_dim}; it must be at least 1.")
+        check_sizes(self, "vpl", latent_dim=1, hidden=1, decoder_hidden=1, cycles=1, flow=0, predictive_samples=0)
 
 
 class VPL(UserModel):
@@ -134,7 +134,7 @@ class VPL(UserModel):
             pooled = pairs.new_zeros(len(index), self.config.hidden)
         else:
             pairs = pairs if len(pairs) else pairs.new_zeros(1, self.config.hidden)
-            index = index.clamp(min=0)
+            index = index.masked_fill(~mask, 0)
             query, key, value = (layer(pairs)[index] for layer in (self.query, self.key, self.value))
             scores = query @ key.transpose(1, 2) / math.sqrt(self.config.hidden)
             # A finite fill keeps rows without context free of NaN; what they attend to is dropped by the mask below.
@@ -157,10 +157,7 @@ class VPL(UserModel):
         return 0.5 * (ratio + distance - 1 - ratio.log()).sum(-1)
 
     def sample(self, state: UserState, generator: torch.Generator | None = None) -> UserState:
-        noise = torch.randn(
-            state["mean"].shape, generator=generator, device=state["mean"].device, dtype=state["mean"].dtype
-        )
-        z = state["mean"] + noise * state["precision"].rsqrt()
+        z = state["mean"] + standard_normal(state["mean"], generator) * state["precision"].rsqrt()
         if self.config.published_quirks and self.training:
             z = F.normalize(z, dim=-1) * math.sqrt(self.config.latent_dim)
         return UserState(self.name, {"mean": z, "precision": state["precision"]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 
 from pluralrlhf.data.history import UserHistory
 from pluralrlhf.errors import ConfigError, DataError
-from pluralrlhf.evaluation.elicitation import area, compare, elicitation_data, fixed_questionnaire, interview, replay
+from pluralrlhf.evaluation.elicitation import (
+    _gain,
+    area,
+    compare,
+    elicitation_data,
+    fixed_questionnaire,
+    interview,
+    replay,
+)
 from pluralrlhf.evaluation.elicitation_report import markdown, write_elicitation
 from pluralrlhf.user_models import build_user_model
 from pluralrlhf.user_models.elicitation import Pairs
@@ -130,6 +139,35 @@ def test_the_questionnaire_is_chosen_on_training_users(prepared):
     blind = SimpleNamespace(**vars(data))
     blind.questions = blind.targets = {}
     assert fixed_questionnaire(scorer.model.user_model, blind, 4) == places
+
+
+def test_a_question_is_worth_nothing_to_a_model_that_learns_nothing(prepared):
+    """Also where it takes targets that are hard to predict out of the count, because they are about its item."""
+    scorer, data = prepared
+    model = copy.deepcopy(scorer.model.user_model)
+    with torch.no_grad():
+        model.map.weight.zero_()
+        for parameter in model.base.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(0))
+    shared = SimpleNamespace(**vars(data))
+    shared.train_targets = data.train
+    user = next(iter(data.train))
+    rows = data.train[user]
+    goal = data.features(rows)
+    assert (
+        Pairs(model, goal).log_odds(model.encode(goal[:0], torch.zeros(1, 0).long(), torch.zeros(1, 0).bool())).std()
+    )
+    np.testing.assert_allclose(_gain(model, shared, user, goal, rows[:2], rows[2:]), 0, atol=1e-6)
+
+
+def test_the_log_likelihood_is_that_of_the_predicted_probability(prepared):
+    scorer, data = prepared
+    model, user = scorer.model.user_model, next(iter(data.questions))
+    curve, (asked,) = interview(model, data, user, "random", 1, goals=None)
+    state = model.encode(data.features([asked]), torch.zeros(1, 1).long(), torch.ones(1, 1).bool())
+    chosen, rejected = data.features(data.targets[user]).unbind(1)
+    expected = model.probability(chosen, rejected, state.rows(torch.zeros(len(chosen)).long())).log().mean()
+    np.testing.assert_allclose(curve[1, 1], expected.item(), rtol=1e-5)
 
 
 def test_results_are_written(prepared, tmp_path):

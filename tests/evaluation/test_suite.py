@@ -16,6 +16,7 @@ import yaml
 from pluralrlhf.cli import main
 from pluralrlhf.errors import ConfigError, PluralRLHFError
 from pluralrlhf.evaluation import suite_jobs
+from pluralrlhf.evaluation.code_hash import _OF_NO_MATTER, code_behind, code_hash
 from pluralrlhf.evaluation.evaluate import evaluate_reward
 from pluralrlhf.evaluation.report import join
 from pluralrlhf.evaluation.suite import run_suite
@@ -346,16 +347,35 @@ def test_a_kill_between_work_and_its_stamp_leaves_no_older_stamp(suite, monkeypa
 
 def test_every_file_behind_a_training_is_found():
     for name, (module, _) in suite_jobs.USER_MODELS.items():
-        assert suite_jobs._code_hash((f"user_models/{module.replace('.', '/')}.py",)), name
-    assert suite_jobs._code_hash(suite_jobs._TRAINING_CODE)
+        file = f"user_models/{module.replace('.', '/')}.py"
+        behind = code_behind(*suite_jobs._TRAINING, file)
+        assert {file, "user_models/base.py", "trainers/reward_trainer.py", "data/history.py"} <= behind, name
+        assert not any(path.startswith(("cli/", "environments/", "rewards/")) for path in behind), name
+    assert "user_models/vpl.py" in code_behind("user_models/spl.py")
+    assert "user_models/text/plus.py" in code_behind("user_models/text/plus_untrained.py")
+    assert code_hash("user_models/spl.py") != code_hash("user_models/vpl.py")
     with pytest.raises(RuntimeError, match="no file of the package"):
-        suite_jobs._code_hash(("user_models/of_nobody.py",))
+        code_hash("user_models/of_nobody.py")
+
+
+def test_what_is_imported_is_what_python_imports():
+    """Everything of the package that training and evaluating a method brings in is found by reading the sources."""
+    script = (
+        "import sys; import pluralrlhf.evaluation.training, pluralrlhf.trainers.reward_trainer, pluralrlhf.user_models.spl;"
+        "print(*(m for m in sys.modules if m.startswith('pluralrlhf.')))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    files = {f"{module.removeprefix('pluralrlhf.').replace('.', '/')}.py" for module in loaded}
+    behind = code_behind(*suite_jobs._TRAINING, "user_models/spl.py") | set(_OF_NO_MATTER)
+    behind |= code_behind("data/writer.py")  # comes along with its package; no training calls it
+    assert {f for f in files if (Path(suite_jobs.__file__).parent.parent / f).is_file()} <= behind
 
 
 _SHARED = """
 import sys
 from pluralrlhf.cli import main
 from pluralrlhf.evaluation import suite_jobs
+from pluralrlhf.evaluation.code_hash import _OF_NO_MATTER, code_behind, code_hash
 train, name = suite_jobs.train_reward_model, sys.argv.pop(1)
 def told(settings, splits, output_dir, *rest):
     train(settings, splits, output_dir, *rest)

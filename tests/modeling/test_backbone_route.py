@@ -68,6 +68,15 @@ def test_the_user_counts_and_the_order_of_the_pairs_and_the_batch_do_not(model):
     torch.testing.assert_close(matrix[2], model.score(PROMPTS, RESPONSES), atol=1e-5, rtol=1e-5)
 
 
+def test_so_many_texts_are_read_at_once_as_is_said(model, monkeypatch):
+    user, read = model.encode_user(PAIRS), []
+    expected = model.score(PROMPTS, RESPONSES, user)
+    tokenize = conditioned.tokens
+    monkeypatch.setattr(conditioned, "tokens", lambda m, p, r: read.append(len(r)) or tokenize(m, p, r))
+    torch.testing.assert_close(model.score(PROMPTS, RESPONSES, user, batch_size=3), expected, atol=1e-5, rtol=1e-5)
+    assert read == [3, 1]
+
+
 def test_no_context_is_the_same_however_it_is_written(model, tmp_path):
     expected = model.score(PROMPTS, RESPONSES)
     torch.testing.assert_close(scores(model, []), expected, atol=1e-6, rtol=1e-6)

@@ -11,6 +11,7 @@ from tiny import pet_dataset, tiny_backbone, tiny_tokenizer
 from pluralrlhf.data.contexts import distinct_contexts, distinct_pairs
 from pluralrlhf.modeling import PersonalizedRewardModel
 from pluralrlhf.trainers.pair_data import PairData
+from pluralrlhf.trainers.plain_pairs import warn_of_lacking_contexts
 
 
 def pair_data(user_model: str) -> PairData:
@@ -72,3 +73,31 @@ def test_responses_that_an_encoder_cannot_tell_apart_are_named(caplog):
     pairs.add("long", Dataset.from_list([{"prompt": "which?", "chosen": "cat " * 600, "rejected": "dog"}]))
     limit = pairs.model.encoder.max_length
     assert f"1 of 2 texts of split long are longer than the {limit} tokens" in caplog.text
+
+
+def plain(rows):
+    return Dataset.from_list([{"user_id": "u", "chosen": c, "rejected": r, **more} for c, r, more in rows])
+
+
+@pytest.mark.parametrize("prompt", [{}, {"prompt": "Which?"}, {"prompt": ""}])
+def test_where_prompts_tell_no_pairs_apart_responses_are_the_items(prompt):
+    """A pair that was judged twice is no context of itself, and other pairs are."""
+    pairs = PairData(PersonalizedRewardModel.from_encoder("offline", "vpl"), progress=False)
+    rows = pairs.add("train", plain([("a", "b", prompt), ("c", "d", prompt), ("a", "b", prompt), ("e", "b", prompt)]))
+    context = [set(row[row >= 0]) for row in pairs.history.context(rows, 3)]
+    assert context == [{1}, {0, 2, 3}, {1}, {1}]
+
+
+def test_where_prompts_differ_they_are_the_items(caplog):
+    pairs = PairData(PersonalizedRewardModel.from_encoder("offline", "vpl"), progress=False)
+    one, two = {"prompt": "one"}, {"prompt": "two"}
+    rows = pairs.add("train", plain([("a", "b", one), ("c", "d", one), ("a", "b", two)]))
+    assert [set(row[row >= 0]) for row in pairs.history.context(rows, 3)] == [{2}, {2}, {0, 1}]
+    warn_of_lacking_contexts(pairs.history, rows, 8)
+    assert not caplog.text
+    same = Dataset.from_list([{**row, "item_ids": ["i"]} for row in plain([("a", "b", one), ("c", "d", two)])])
+    alone = PairData(PersonalizedRewardModel.from_encoder("offline", "vpl"), progress=False)
+    warn_of_lacking_contexts(alone.history, alone.add("train", same), 0)
+    assert not caplog.text
+    warn_of_lacking_contexts(alone.history, np.arange(2), 8)
+    assert "100 % of the training pairs have no context" in caplog.text

@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from transformers import AddedToken
 
 from pluralrlhf.environments.exercise_start import vocabulary
+from pluralrlhf.environments.generation import ChatFormat
 from pluralrlhf.environments.tiny import tiny_policy, tiny_tokenizer
 from pluralrlhf.errors import ConfigError
 from pluralrlhf.user_models.beliefs import (
@@ -78,6 +80,26 @@ def test_the_language_models_belief_is_its_probability_of_the_description():
             scores.append(sum(logps[len(before) - 1 + i, token].item() for i, token in enumerate(after)))
         p = np.exp(np.array(scores) - max(scores))
         np.testing.assert_allclose(out[n, t], p / p.sum(), atol=1e-5)
+
+
+def test_a_tokenizer_without_padding_and_a_user_who_writes_its_marks():
+    tokenizer = tiny_tokenizer(vocabulary())
+    types = ["i recommend home yoga .", "trail running"]
+    transcripts = [OPENING + say("i choose rock .", "hard to say ."), OPENING + say("for me it is jazz .")]
+    model = tiny_policy(tokenizer, hidden_size=16, layers=1, heads=2).eval()
+    expected = LanguageModelBelief(model, tokenizer, types).beliefs(transcripts)
+    # Like Llama's: headers are added tokens that no attribute of the tokenizer names.
+    tokenizer.add_tokens([AddedToken("<|header|>", special=True)])
+    tokenizer.pad_token = None
+    model.resize_token_embeddings(len(tokenizer))
+    belief = LanguageModelBelief(model, tokenizer, types)
+    np.testing.assert_allclose(belief.beliefs(transcripts), expected, atol=1e-5)
+    assert len(belief.fine_tune(transcripts, [0, 1], steps=1, batch_size=2)) == 1
+    header = tokenizer.convert_tokens_to_ids("<|header|>")
+    prefixes, _ = belief._prefixes([OPENING + say("the <|header|> jazz")])
+    assert all(header not in prefix for prefix in prefixes)
+    ids = ChatFormat(tokenizer).prompt_ids([{"role": "user", "content": "the <|header|> jazz"}])
+    assert header not in ids
 
 
 def test_fine_tuning_the_readout_learns_and_calibration_helps():

@@ -9,10 +9,12 @@ import torch
 
 from pluralrlhf.errors import ConfigError
 from pluralrlhf.user_models import USER_MODELS, UserState, build_config, build_user_model, user_model_class
+from pluralrlhf.user_models.base import standard_normal
 
 D = 12
 HEAD_ROUTE = [name for name in USER_MODELS if getattr(user_model_class(name), "route", "head") == "head"]
 QUIRKS = [(name, {}) for name in HEAD_ROUTE] + [("vpl", {"published_quirks": True}), ("vpl", {"flow": 2})]
+QUIRKS += [("dpl", {"head": "categorical"})]
 
 
 @pytest.fixture(params=QUIRKS, ids=lambda p: p[0] + "".join(f"-{k}" for k in p[1]))
@@ -123,6 +125,67 @@ def test_unknown_settings_are_errors(name):
 def test_an_unknown_method_suggests_a_close_one():
     with pytest.raises(ConfigError, match="Did you mean `vpl`"):
         user_model_class("vpll")
+
+
+@torch.no_grad()
+def test_what_is_masked_is_never_read(model):
+    features, index, mask = context()
+    targets = torch.randn(5, D)
+    mask[:, 2:] = False
+    expected = rewards(model, features, index, mask, targets)
+    torch.testing.assert_close(rewards(model, features, index.masked_fill(~mask, 99), mask, targets), expected)
+
+
+@torch.no_grad()
+def test_users_with_histories_of_other_lengths_side_by_side(model):
+    features, index, mask = context()
+    targets = torch.randn(5, D)
+    expected = rewards(model, features, index, mask, targets)
+    mask[1, 1:] = False
+    expected[1] = rewards(model, features, index, mask, targets)[1]
+    one = [
+        model.encode(features, index[i : i + 1, : mask[i].sum()], mask[i : i + 1, : mask[i].sum()]) for i in range(5)
+    ]
+    torch.testing.assert_close(model.score(targets, UserState.cat(one)), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_log_odds_are_those_of_the_probability(model):
+    features, index, mask = context()
+    chosen, rejected = torch.randn(2, 5, D).unbind()
+    state = model.encode(features, index, mask)
+    odds, probability = model.log_odds(chosen, rejected, state), model.probability(chosen, rejected, state)
+    if model.moderates(state):
+        torch.testing.assert_close(odds.sigmoid(), probability, atol=1e-5, rtol=1e-4)
+    else:
+        torch.testing.assert_close(odds, torch.sub(*model.score_pair(chosen, rejected, state)))
+
+
+def test_a_seed_on_the_processor_serves_every_device():
+    """Draws are made where the generator is, and are then moved."""
+    drawn = standard_normal(torch.empty(3, 2, device="meta"), torch.Generator().manual_seed(0))
+    assert drawn.device.type == "meta" and drawn.shape == (3, 2)
+    here = [standard_normal(torch.empty(3, 2), torch.Generator().manual_seed(0)) for _ in range(2)]
+    torch.testing.assert_close(*here, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vpl", {"predictive_samples": -1}),
+        ("vpl", {"hidden": 0}),
+        ("vpl", {"cycles": 0}),
+        ("spl", {"flow": -1}),
+        ("btl", {"hidden": 0}),
+        ("btl", {"layers": -1}),
+        ("fast_weights", {"eta": float("nan")}),
+        ("neural_process", {"dropout": 1.5}),
+        ("ours", {"noise_share": float("inf")}),
+    ],
+)
+def test_settings_that_mean_nothing_are_errors(name, settings):
+    with pytest.raises(ConfigError, match=f"`{next(iter(settings))}` of"):
+        build_user_model(name, D, settings)
 
 
 def test_a_state_of_another_schema_is_refused():

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from ...errors import ConfigError
+from ...features.rendering import neutralize_special_tokens
+from ...features.tokenization import padding_id
 from .calibration import fit_temperature
 from .exact import normalise
 
@@ -50,18 +52,13 @@ class LanguageModelBelief:
 
     def _prefixes(self, transcripts: Sequence[Transcript]) -> tuple[list[list[int]], list[tuple[int, int]]]:
         """Tokens before a description, for every prefix; and its (conversation, turn)."""
-        special = sorted(set(self.tokenizer.all_special_tokens), key=len, reverse=True)
-
-        def clean(message: dict[str, str]) -> dict[str, str]:
-            # A user who writes a special token's string must not end a message with it.
-            content = message["content"]
-            for token in special:
-                content = content.replace(token, token[0] + " " + token[1:])
-            return {"role": message["role"], "content": content}
-
         ids, where = [], []
         for n, transcript in enumerate(transcripts):
-            messages = [clean(m) for m in transcript]
+            # A user who writes a special token's string must not end a message with it.
+            messages = [
+                {"role": m["role"], "content": neutralize_special_tokens(m["content"], self.tokenizer)}
+                for m in transcript
+            ]
             starts = [i for i, m in enumerate(messages) if m["role"] == "assistant"] + [len(messages)]
             for t, end in enumerate(starts):
                 # A transcript that the assistant opens has an empty first prefix, which templates refuse.
@@ -80,7 +77,7 @@ class LanguageModelBelief:
 
         self.model.eval()
         device = next(self.model.parameters()).device
-        pad = self.tokenizer.pad_token_id
+        pad = padding_id(self.tokenizer)
         longest = max(map(len, self._candidates))
         # The last token of the prefix is fed with the descriptions: its logits score their first tokens.
         words = torch.tensor([c + [pad] * (longest - len(c)) for c in self._candidates], device=device)
@@ -147,7 +144,7 @@ class LanguageModelBelief:
     ) -> list[float]:
         """Trains the model on the true descriptions given every prefix; returns the loss of each step."""
         prefixes, where = self._prefixes(transcripts)
-        rng = np.random.default_rng(seed)
+        rng, pad = np.random.default_rng(seed), padding_id(self.tokenizer)
         device = next(self.model.parameters()).device
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
         losses = []
@@ -156,9 +153,7 @@ class LanguageModelBelief:
             rows = rng.integers(0, len(prefixes), batch_size)
             pairs = [(prefixes[i], self._candidates[types[where[i][0]]]) for i in rows]
             width = max(len(p) + len(c) for p, c in pairs)
-            ids = torch.tensor(
-                [[*p, *c] + [self.tokenizer.pad_token_id] * (width - len(p) - len(c)) for p, c in pairs]
-            )
+            ids = torch.tensor([[*p, *c] + [pad] * (width - len(p) - len(c)) for p, c in pairs])
             mask = torch.tensor([[1] * (len(p) + len(c)) + [0] * (width - len(p) - len(c)) for p, c in pairs])
             labels = torch.tensor([[-100] * len(p) + c + [-100] * (width - len(p) - len(c)) for p, c in pairs])
             out = self.model(input_ids=ids.to(device), attention_mask=mask.to(device), labels=labels.to(device))

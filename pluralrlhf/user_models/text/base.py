@@ -62,7 +62,6 @@ class TextConfig:
             `embedding`: the text's frozen features meet those of the response (for `encoder: ...`).
         source: What is read: `pairs`, or from the `users` config past `conversations` (unlabelled), the `profile`
             (a text) or the `survey` (`attributes`, questions and answers).
-        max_words: Longest text, in words.
         context_prompts: Show the prompts of the context's pairs as well as the responses.
         context_words: Longest response of a context pair, in words: the rest is left out. Unset: all of it.
         hidden: Width of the reward's hidden layers (`embedding`).
@@ -70,7 +69,6 @@ class TextConfig:
 
     reader: Literal["prefix", "embedding"] = "prefix"
     source: Literal["pairs", "conversations", "profile", "survey"] = "pairs"
-    max_words: int = 50
     context_prompts: bool = True
     context_words: int | None = None
     hidden: int = 256
@@ -80,10 +78,21 @@ class TextConfig:
             raise ConfigError(f"`reader` is {self.reader!r}; it must be 'prefix' or 'embedding'.")
         if self.source not in SOURCES:
             raise ConfigError(f"`source` is {self.source!r}; it must be one of {', '.join(SOURCES)}.")
-        for name in ("max_words", "context_words"):
-            value = getattr(self, name)
+        for name in ("context_words", "max_words"):
+            value = getattr(self, name, None)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` is {value}; it must be at least 1.")
+
+
+@dataclass
+class WrittenConfig(TextConfig):
+    """Settings of the methods that write or choose what is read of a user.
+
+    Args:
+        max_words: Longest text, in words.
+    """
+
+    max_words: int = 50
 
 
 @dataclass

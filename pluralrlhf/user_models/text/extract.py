@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .base import TextConfig, TextUserModel, UserContext, as_text, context_messages, first_words
+from .base import TextUserModel, UserContext, WrittenConfig, as_text, context_messages, first_words
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -22,7 +22,7 @@ class Extract(TextUserModel):
     """
 
     name = "extract"
-    config_class = TextConfig
+    config_class = WrittenConfig
 
     def texts(self, contexts: Sequence[UserContext]) -> list[str]:
         return [take(self._sources(context), self.config.max_words) for context in contexts]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .base import TextConfig, TextUserModel, UserContext, first_words
+from .base import TextConfig, TextUserModel, UserContext
 
 
 @dataclass
 class OracleConfig(TextConfig):
-    """Settings of `oracle`: those of every text method; it reads the `profile` and nothing else."""
+    """Settings of `oracle`: those of every text method; it reads the whole `profile` and nothing else."""
 
     source: Literal["profile"] = "profile"
 
@@ -27,4 +27,4 @@ class Oracle(TextUserModel):
     config_class = OracleConfig
 
     def texts(self, contexts: Sequence[UserContext]) -> list[str]:
-        return [first_words((context.user or {}).get("profile") or "", self.config.max_words) for context in contexts]
+        return [(context.user or {}).get("profile") or "" for context in contexts]

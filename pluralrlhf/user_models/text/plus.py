@@ -12,13 +12,15 @@ import torch
 
 from ...errors import ConfigError, loading
 from ...features.rendering import neutralize_special_tokens
-from .base import ASK, Message, TextConfig, TextUserModel, UserContext, context_messages, first_words
+from ...features.tokenization import padding_id
+from ...hub import hub_copy
+from .base import ASK, Message, TextUserModel, UserContext, WrittenConfig, context_messages, first_words
 
 FOLDER = "summarizer"
 
 
 @dataclass
-class PlusConfig(TextConfig):
+class PlusConfig(WrittenConfig):
     """Settings of `plus`.
 
     Args:
@@ -74,7 +76,7 @@ class Plus(TextUserModel):
         self._known.clear()
 
     def load(self, folder: str | Path | None) -> None:
-        """Loads the summariser that belongs to a saved reward model.
+        """Loads the summariser that belongs to a saved reward model, in a folder or on the Hub.
 
         Raises:
             ConfigError: There is none.
@@ -82,7 +84,8 @@ class Plus(TextUserModel):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         name = self.config.summarizer
-        beside = Path(folder or ".") / name
+        found = folder and hub_copy(folder, f"{name}/config.json")
+        beside = Path(found or folder or ".") / name
         source = str(beside) if (beside / "config.json").is_file() else name
         if source == FOLDER:
             raise ConfigError(
@@ -146,7 +149,7 @@ def request_ids(tokenizer: Any, chat: Sequence[Message]) -> list[int]:
 def write(model: Any, tokenizer: Any, rows: Sequence[list[int]], max_new_tokens: int) -> list[str]:
     """Greedy continuations of prompts given as tokens."""
     width = max(map(len, rows))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = padding_id(tokenizer)
     ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     out = model.generate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import TextConfig, TextUserModel, UserContext, _digest, as_text, context_messages
+from .base import TextUserModel, UserContext, WrittenConfig, _digest, as_text, context_messages
 from .extract import take
 
 
@@ -19,7 +19,7 @@ class RandomSentence(TextUserModel):
     """
 
     name = "random_sentence"
-    config_class = TextConfig
+    config_class = WrittenConfig
 
     def texts(self, contexts: Sequence[UserContext]) -> list[str]:
         return [take(self._sources(context), self.config.max_words) for context in contexts]
