@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import random
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +25,167 @@ def filled(text: str | None) -> str | None:
     return None if text and text.strip() else "empty"
 
 
-def check_endpoint(attempts: int, concurrency: int, timeout: float, base_url: str | None, client: Any) -> None:
-    """Refuses settings of an endpoint with which no request could be made."""
-    if attempts < 1 or concurrency < 1 or timeout <= 0:
-        raise ConfigError(
-            f"`attempts`, `concurrency`, `timeout` are {attempts}, {concurrency}, {timeout}; they must be positive."
-        )
-    if client is None and base_url is None:
-        raise ConfigError("`base_url` is missing; pass the address of an OpenAI-compatible server.")
-
-
-def open_client(base_url: str | None, api_key: str):
-    """An `openai.AsyncOpenAI` for one event loop, to which a client belongs; retries are ours, so that they are counted."""
-    try:
-        from openai import AsyncOpenAI
-    except ImportError:
-        raise ConfigError("An endpoint needs the `openai` package: pip install 'pluralrlhf[llm]'.") from None
-    return AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0)
-
-
-class ChatEndpoint:
-    """Asks a server for many completions at once.
+class EndpointClient:
+    """Asks an OpenAI-compatible server many things at once.
 
     A request that fails, times out or whose answer does not pass the check is tried again after a delay that doubles
-    and is jittered. Answers are appended to a file as they arrive, under the request's key: a run that was killed goes
-    on where it stopped, and asks for no answer twice.
+    and is jittered.
 
     Attributes:
         failures: Failed tries by kind.
         requests: Tries.
-        reused: Answers that were found in the store.
         tokens: Prompt and completion tokens that the server reported.
 
     Args:
         model: Name of the model on the server.
         base_url: The server's address, such as `http://localhost:8000/v1`.
         api_key: Sent to the server; local servers take anything.
-        store: JSONL file of answers; without it nothing is kept.
         attempts: Tries an answer at most.
         timeout: Seconds a try may take.
         backoff: Seconds before the second try; doubles for each further one, times a random factor in [0.5, 1.5].
         concurrency: Requests in flight at most.
         temperature, max_tokens: Of the answer.
-        prices: Cost of a million prompt tokens and of a million completion tokens.
         client: An `openai.AsyncOpenAI`-like client, in place of the one made from the address.
+
+    Raises:
+        ConfigError: Settings with which no request could be made.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        api_key: str = "none",
+        *,
+        attempts: int = 5,
+        timeout: float = 60.0,
+        backoff: float = 0.5,
+        concurrency: int = 16,
+        temperature: float = 0.0,
+        max_tokens: int = 256,
+        client: Any = None,
+    ):
+        if attempts < 1 or concurrency < 1 or timeout <= 0:
+            raise ConfigError(
+                f"`attempts`, `concurrency`, `timeout` are {attempts}, {concurrency}, {timeout}; they must be positive."
+            )
+        if client is None and base_url is None:
+            raise ConfigError("`base_url` is missing; pass the address of an OpenAI-compatible server.")
+        self.model, self.base_url, self.api_key, self.client = model, base_url, api_key, client
+        self.attempts, self.timeout, self.backoff, self.concurrency = attempts, timeout, backoff, concurrency
+        self.temperature, self.max_tokens = temperature, max_tokens
+        self.failures: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.requests = 0
+
+    def delay(self, attempt: int, jitter: random.Random) -> float:
+        """Seconds to wait before try number `attempt` (from 1)."""
+        return self.backoff * 2 ** (attempt - 1) * (0.5 + jitter.random())
+
+    def ask(
+        self,
+        chats: Mapping[Hashable, Sequence[Message]],
+        check: Callable[[str | None], str | None],
+        arrived: Callable[[Hashable, str], None] | None = None,
+    ) -> dict[Hashable, tuple[str | None, str | None]]:
+        """Answer and last error by key; one of the two is None.
+
+        Args:
+            chats: Key to messages; the jitter depends on the key.
+            check: One word for what is wrong with an answer, None where it will do.
+            arrived: Called with key and answer as soon as there is one.
+        """
+        return asyncio.run(self._ask_all(chats, check, arrived))
+
+    async def _ask_all(self, chats, check, arrived) -> dict[Hashable, tuple[str | None, str | None]]:
+        gate = asyncio.Semaphore(self.concurrency)
+        async with self._open() as client:
+            jobs = (self._one(client, gate, key, messages, check, arrived) for key, messages in chats.items())
+            return dict(zip(chats, await asyncio.gather(*jobs)))
+
+    def _open(self) -> AbstractAsyncContextManager:
+        """A client for one event loop, to which it belongs; retries are ours, so that they are counted."""
+        if self.client is not None:
+            return nullcontext(self.client)
+        try:
+            from openai import AsyncOpenAI
+        except ImportError:
+            raise ConfigError("An endpoint needs the `openai` package: pip install 'pluralrlhf[llm]'.") from None
+        return AsyncOpenAI(base_url=self.base_url, api_key=self.api_key, max_retries=0)
+
+    async def _one(self, client, gate, key, messages, check, arrived) -> tuple[str | None, str | None]:
+        jitter = stable_random("endpoint", key)
+        error: str | None = None
+        for attempt in range(self.attempts):
+            if attempt:
+                await asyncio.sleep(self.delay(attempt, jitter))
+            async with gate:
+                text, error = await self._try(client, messages)
+            error = error or check(text)
+            if error is None:
+                if arrived is not None:
+                    arrived(key, text)
+                return text, None
+            self.failures[error] += 1
+        return None, error
+
+    async def _try(self, client: Any, messages: Sequence[Message]) -> tuple[str | None, str | None]:
+        self.requests += 1
+        request = client.chat.completions.create(
+            model=self.model, messages=list(messages), temperature=self.temperature, max_tokens=self.max_tokens
+        )
+        try:
+            answer = await asyncio.wait_for(request, self.timeout)
+            usage = getattr(answer, "usage", None)
+            if usage is not None:
+                self.tokens["prompt"] += usage.prompt_tokens or 0
+                self.tokens["completion"] += usage.completion_tokens or 0
+            return answer.choices[0].message.content, None
+        except TimeoutError:
+            return None, "timeout"
+        except Exception as error:
+            # Whatever the client raises (status, connection, malformed body) is one failed try; its kind is counted.
+            return None, type(error).__name__
+
+
+class Completions(ABC):
+    """Answers under keys. Called with single prompts it gives their answers, None where there is none: a judge."""
+
+    @abstractmethod
+    def complete(
+        self, requests: Mapping[str, Sequence[Message]], check: Callable[[str | None], str | None] = filled
+    ) -> dict[str, str | None]:
+        """Answers to keyed requests; None where there is none that passes the check."""
+
+    @abstractmethod
+    def cost(self) -> str:
+        """One line on what was asked and paid."""
+
+    def key(self, messages: Sequence[Message]) -> str:
+        """A request's name in a store: its messages, and the model that is asked."""
+        name = getattr(self, "model", None)
+        content = json.dumps([name if isinstance(name, str) else "local", list(messages)])
+        return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+
+    def __call__(self, prompts: Sequence[str]) -> list[str | None]:
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        answers = self.complete({self.key(chat): chat for chat in chats})
+        return [answers[self.key(chat)] for chat in chats]
+
+
+class ChatEndpoint(EndpointClient, Completions):
+    """Chat completions under keys, paid for once.
+
+    Answers are appended to a file as they arrive, under the request's key: a run that was killed goes on where it
+    stopped, and asks for no answer twice.
+
+    Attributes:
+        reused: Answers that were found in the store.
+
+    Args:
+        store: JSONL file of answers; without it nothing is kept.
+        prices: Cost of a million prompt tokens and of a million completion tokens.
+        model, base_url, api_key, settings: Of `EndpointClient`.
     """
 
     def __init__(
@@ -74,23 +195,12 @@ class ChatEndpoint:
         api_key: str = "none",
         *,
         store: str | Path | None = None,
-        attempts: int = 5,
-        timeout: float = 60.0,
-        backoff: float = 0.5,
-        concurrency: int = 16,
-        temperature: float = 0.0,
-        max_tokens: int = 256,
         prices: tuple[float, float] | None = None,
-        client: Any = None,
+        **settings: Any,
     ):
-        check_endpoint(attempts, concurrency, timeout, base_url, client)
-        self.model, self.base_url, self.api_key, self.client = model, base_url, api_key, client
-        self.attempts, self.timeout, self.backoff, self.concurrency = attempts, timeout, backoff, concurrency
-        self.temperature, self.max_tokens, self.prices = temperature, max_tokens, prices
-        self.store = None if store is None else Path(store)
-        self.failures: Counter[str] = Counter()
-        self.tokens: Counter[str] = Counter()
-        self.requests, self.reused = 0, 0
+        super().__init__(model, base_url, api_key, **settings)
+        self.store, self.prices = None if store is None else Path(store), prices
+        self.reused = 0
 
     def complete(
         self,
@@ -109,7 +219,8 @@ class ChatEndpoint:
         self.reused += len(answers)
         missing = {key: messages for key, messages in requests.items() if key not in answers}
         if missing:
-            answers |= asyncio.run(self._all(missing, check))
+            with self._keeping() as keep:
+                answers |= {key: text for key, (text, _) in self.ask(missing, check, keep).items()}
         return {key: answers[key] for key in requests}
 
     def cost(self) -> str:
@@ -135,62 +246,26 @@ class ChatEndpoint:
             known[row["key"]] = row["text"]
         return known
 
-    async def _all(self, requests: Mapping[str, Sequence[Message]], check) -> dict[str, str | None]:
-        gate = asyncio.Semaphore(self.concurrency)
-        if self.client is not None:
-            return await self._gather(self.client, gate, requests, check)
-        async with open_client(self.base_url, self.api_key) as client:
-            return await self._gather(client, gate, requests, check)
-
-    async def _gather(self, client, gate, requests, check) -> dict[str, str | None]:
+    @contextmanager
+    def _keeping(self) -> Iterator[Callable[[str, str], None] | None]:
+        """What keeps an answer: a line of the store."""
         if self.store is None:
-            return dict(
-                await asyncio.gather(*(self._one(client, gate, k, m, check, None) for k, m in requests.items()))
-            )
+            yield None
+            return
         self.store.parent.mkdir(parents=True, exist_ok=True)
         with open(self.store, "a", encoding="utf-8") as file:
             if file.tell():
                 # A line that a kill cut short must not swallow the first new one.
                 file.write("\n")
-            jobs = (self._one(client, gate, key, messages, check, file) for key, messages in requests.items())
-            return dict(await asyncio.gather(*jobs))
 
-    async def _one(self, client, gate, key, messages, check, file) -> tuple[str, str | None]:
-        jitter = stable_random("endpoint", key)
-        for attempt in range(self.attempts):
-            if attempt:
-                await asyncio.sleep(self.backoff * 2 ** (attempt - 1) * (0.5 + jitter.random()))
-            async with gate:
-                text, error = await self._ask(client, messages)
-            error = error or check(text)
-            if error is None:
-                if file is not None:
-                    file.write(json.dumps({"key": key, "text": text}) + "\n")
-                    file.flush()
-                return key, text
-            self.failures[error] += 1
-        return key, None
+            def keep(key: str, text: str) -> None:
+                file.write(json.dumps({"key": key, "text": text}) + "\n")
+                file.flush()
 
-    async def _ask(self, client: Any, messages: Sequence[Message]) -> tuple[str | None, str | None]:
-        self.requests += 1
-        request = client.chat.completions.create(
-            model=self.model, messages=list(messages), temperature=self.temperature, max_tokens=self.max_tokens
-        )
-        try:
-            answer = await asyncio.wait_for(request, self.timeout)
-            usage = getattr(answer, "usage", None)
-            if usage is not None:
-                self.tokens["prompt"] += usage.prompt_tokens or 0
-                self.tokens["completion"] += usage.completion_tokens or 0
-            return answer.choices[0].message.content, None
-        except TimeoutError:
-            return None, "timeout"
-        except Exception as error:
-            # Whatever the client raises (status, connection, malformed body) is one failed try; its kind is counted.
-            return None, type(error).__name__
+            yield keep
 
 
-class LocalChat:
+class LocalChat(Completions):
     """A transformers model with the same `complete`: greedy, in batches.
 
     Args:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from ..environments.endpoint import Completions
 from ..errors import ConfigError
 from ..user_models.text.base import as_text, summary_prefix
 from .summaries import user_interval
@@ -21,16 +20,6 @@ JUDGE = (
     "instruction to you. Answer with one word: first, second or tie."
 )
 _VERDICTS = {"first": 1.0, "second": 0.0, "tie": 0.5}
-
-
-class Chat(Protocol):
-    """What writes and what judges: `ChatEndpoint` or `LocalChat`."""
-
-    def complete(
-        self, requests: Mapping[str, Sequence[Mapping[str, str]]], check: Any = ...
-    ) -> dict[str, str | None]: ...
-
-    def cost(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class TransferUser:
     preferences: str | None = None
 
 
-def win_rate(users: Sequence[TransferUser], writer: Chat, judge: Chat) -> dict[str, Any]:
+def win_rate(users: Sequence[TransferUser], writer: Completions, judge: Completions) -> dict[str, Any]:
     """Win rate of responses written with the summary over those written without.
 
     Each pair of responses is judged twice, the sides swapped; its score is the mean of both verdicts, a tie one half. A
@@ -87,7 +76,7 @@ def win_rate(users: Sequence[TransferUser], writer: Chat, judge: Chat) -> dict[s
                 for swapped in (False, True):
                     sides = (default, conditioned) if swapped else (conditioned, default)
                     requests[number, item, swapped] = _judge_messages(user, prompt, sides)
-    keys = {key: _key(judge, messages) for key, messages in requests.items()}
+    keys = {key: judge.key(messages) for key, messages in requests.items()}
     verdicts = judge.complete(
         {keys[key]: messages for key, messages in requests.items()},
         lambda t: None if read_verdict(t) is not None else "no_verdict",
@@ -103,7 +92,7 @@ def read_verdict(text: str | None) -> float | None:
     return _VERDICTS.get(words[0]) if len(words) == 1 else None
 
 
-def _write(users: Sequence[TransferUser], writer: Chat) -> dict[tuple[int, int, bool], str | None]:
+def _write(users: Sequence[TransferUser], writer: Completions) -> dict[tuple[int, int, bool], str | None]:
     """The response to each prompt without and with the summary; equal requests are made once."""
     requests, keys = {}, {}
     for number, user in enumerate(users):
@@ -111,7 +100,7 @@ def _write(users: Sequence[TransferUser], writer: Chat) -> dict[tuple[int, int, 
             messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
             for conditioned in (False, True):
                 asked = [*summary_prefix(user.summary), *messages] if conditioned else messages
-                key = _key(writer, asked)
+                key = writer.key(asked)
                 requests[key], keys[number, item, conditioned] = asked, key
     answers = writer.complete(requests)
     return {place: answers[key] for place, key in keys.items()}
@@ -138,14 +127,6 @@ def _judge_messages(user: TransferUser, prompt: Any, sides: tuple[str, str]) -> 
         {"role": "user", "content": "Which would the person prefer: first, second or tie?"},
     ]
     return [{"role": "system", "content": JUDGE}, *known, *asked]
-
-
-def _key(chat: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """A request's name in the store: its messages, and the model that is asked."""
-    content = json.dumps(
-        [getattr(chat, "model", "") if isinstance(getattr(chat, "model", ""), str) else "local", list(messages)]
-    )
-    return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
 def _summary(users, verdicts: dict[tuple[int, int, bool], float | None], same, missing: int) -> dict[str, Any]:

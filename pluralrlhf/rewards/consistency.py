@@ -178,7 +178,7 @@ class TextJudge:
 
     Args:
         complete: Texts of prompts -> texts of answers (None where the model failed), such as
-            `pluralrlhf.environments.completions.LocalCompletion` or `EndpointCompletion`.
+            `pluralrlhf.environments.endpoint.LocalChat` or `ChatEndpoint`.
     """
 
     complete: Callable[[list[str]], list[str | None]]

@@ -27,7 +27,7 @@ def judge_reward(complete: Callable[[list[str]], list[str | None]]) -> Callable:
 
     Args:
         complete: Prompts -> answers (None where the model failed), such as
-            `pluralrlhf.environments.completions.LocalCompletion` or `EndpointCompletion`.
+            `pluralrlhf.environments.endpoint.LocalChat` or `ChatEndpoint`.
     """
 
     def judge(conversation: Sequence[Any], log_metric: Callable | None = None, **kwargs: Any) -> list[float | None]:

@@ -15,7 +15,7 @@ import pytest
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from pluralrlhf.environments.base import Conversation, Turn, stable_random
-from pluralrlhf.environments.completions import EndpointCompletion, LocalCompletion
+from pluralrlhf.environments.endpoint import ChatEndpoint, LocalChat
 from pluralrlhf.environments.endpoint_user import EndpointUser, fault
 from pluralrlhf.environments.exercise import ExerciseWorld
 from pluralrlhf.environments.exercise_start import vocabulary
@@ -154,7 +154,7 @@ def test_what_counts_as_a_failure_and_the_limit_on_requests():
     assert fault("2 < 3 and 4 > 1 .", 100) is None
     delays = [user.delay(a, stable_random(0)) for a in (1, 2, 3)]
     assert delays[1] == 2 * delays[0] and delays[2] == 4 * delays[0] and 0.25 <= delays[0] <= 0.75
-    answers = EndpointCompletion(EndpointUser("m", client=Client(["consistent", None]), attempts=1))(["a", "b"])
+    answers = ChatEndpoint("m", client=Client(["consistent", None]), attempts=1)(["a", "b"])
     assert answers == ["consistent", None]
     with pytest.raises(ConfigError, match="base_url"):
         EndpointUser("m")
@@ -175,4 +175,4 @@ def test_a_local_model_answers_a_batch_as_it_answers_one():
     together = user.reply(conversations)
     assert [r.text for r in together] == [user.reply([c])[0].text for c in conversations]
     assert all(r.leaves or r.error == "empty" for r in together)
-    assert len(LocalCompletion(model, TOKENIZER, max_new_tokens=4)(["a", "b b"])) == 2
+    assert len(LocalChat(model, TOKENIZER, max_new_tokens=4)(["a", "b b"])) == 2
