@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pluralrlhf"
 ORDER = [
-    {"errors", "hub", "locks", "metrics"},
+    {"errors", "files", "hub", "locks", "metrics"},
     {"data"},
     {"features"},
     {"user_models"},

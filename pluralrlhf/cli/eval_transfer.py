@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from ..files import write_json
+
 EXAMPLE = """example:
   pluralrlhf eval transfer --model runs/plus --data runs/data/pets --n_context 8 \\
       --writer gpt-4o-mini --judge gpt-4o-mini --base_url https://api.openai.com/v1 --api_key_env OPENAI_API_KEY \\
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval transfer") 
     writer = _chat("writer", args.writer, args.base_url, args, folder / "responses.jsonl")
     judge = _chat("judge", args.judge, args.judge_base_url or args.base_url, args, folder / "verdicts.jsonl")
     found = win_rate(users, writer, judge)
-    (folder / "transfer.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "transfer.json", found)
     print(json.dumps(found, indent=2))
     return 0
 

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..files import write_json
+
 RECORD = "resume.json"
 # Not `earlier`: what begins with an underscore is left out of uploads to the Hub.
 EARLIER = "_earlier"
@@ -97,7 +99,7 @@ def begin_training(args: Any, checkpoint: str | None, data: str | None = None) -
         out = Path(args.output_dir)
         out.mkdir(parents=True, exist_ok=True)
         _move_aside(out, checkpoint)
-        (out / RECORD).write_text(json.dumps(_facts(args, data), indent=2) + "\n", encoding="utf-8")
+        write_json(out / RECORD, _facts(args, data))
     state.wait_for_everyone()
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import ConfigError, DataError
 
 HISTORY_HELP = (
@@ -200,9 +201,8 @@ def read_state(model: Any, path: str | None, text: str | None):
 
 def write_json(content: Any, path: str | None) -> None:
     """To a file, or to standard output."""
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     if path is None:
-        print(text, end="")
+        print(json.dumps(content, indent=2, ensure_ascii=False))
     else:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text, encoding="utf-8")
+        files.write_json(path, content)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from ..files import write_text
 
 EXAMPLE = """example:
   pluralrlhf user forget --users users --user_id anna --dry_run
@@ -117,10 +118,8 @@ def _without(content: Any, user_id: str, otherwise: str) -> tuple[Any, int]:
 
 
 def _replace(path: Path, text: str | None) -> None:
-    """Writes a file anew, or removes it: a kill leaves the old one or the new one, never half of one."""
+    """Writes a file anew, or removes it."""
     if text is None:
         path.unlink()
-        return
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    else:
+        write_text(path, text)

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_json
 from .schema import RowError, validate_user
-from .shards import ShardWriter, write_json
+from .shards import ShardWriter
 from .splits import hash64
 
 if TYPE_CHECKING:

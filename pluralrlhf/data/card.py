@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..files import blocks
+
 _SPLIT_MEANING = {
     "train": "training users on seen items",
     "validation": "other users on seen items; every choice (checkpoint, settings) is made on these",
@@ -32,7 +34,7 @@ def hash_files(folder: Path) -> str:
     for path in sorted(p for part in ("pairs", "users") for p in Path(folder, part).glob("*.parquet")):
         digest.update(f"{path.parent.name}/{path.name}\n".encode())
         with open(path, "rb") as file:
-            while block := file.read(1 << 20):
+            for block in blocks(file):
                 digest.update(block)
     return digest.hexdigest()
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
+from ..files import write_json
 from .beside import write_truth, write_users
 from .destination import new_folder
 from .schema import LEAVE_OUT, SCHEMA_VERSION, SPLITS, RowError, validate_pair
-from .shards import GROUP_ROWS, ShardWriter, jsonable, write_json
+from .shards import GROUP_ROWS, ShardWriter, jsonable
 from .splits import SplitConfig, hash64
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ stopped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +21,11 @@ from ..data import data_sha256, load_pairs
 from ..data.history import UserHistory, mix, stable_hash
 from ..data.progress import Progress
 from ..errors import ConfigError, DataError
+from ..files import sha256_of, write_json
 from ..modeling.packing import check_packing
 from .controls import Context
 from .scorers import load_model, load_scorers
-from .storage import release_memory, write_json
+from .storage import release_memory
 
 if TYPE_CHECKING:
     from ..user_models import UserState
@@ -162,9 +162,9 @@ def score_candidates(
     call = {
         "schema": 1,
         "model": str(model_path),
-        "model_sha256": _hash_of(sorted(Path(model_path).rglob("*.safetensors"))),
+        "model_sha256": sha256_of(sorted(Path(model_path).rglob("*.safetensors"))),
         "data_sha256": data_sha256(data),
-        "candidates_sha256": _hash_of([candidates]),
+        "candidates_sha256": sha256_of([candidates]),
         "splits": list(splits or pairs),
         "n_context": n_context,
         "block_size": block_size,
@@ -278,12 +278,3 @@ def _write(file: Path, model, users: Sequence[str], state: UserState, block, rea
             ]
             writer.write_table(pa.table(columns, schema=SCORES_SCHEMA))
     part.replace(file)
-
-
-def _hash_of(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            while chunk := content.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ..files import write_json
 from ..metrics import item_codes
 from .diagnostics_figures import draw
 from .plurality import attributes_of, collapse, demographic_gaps, personalisation_tax, vote_shares
@@ -93,7 +94,7 @@ def write_diagnostics(content: dict[str, Any], folder: str | Path, name: str) ->
         **content,
         "figures": [{"title": f.title, "caption": f.caption, "png": f.png.name, "csv": f.csv.name} for f in figures],
     }
-    (folder / FILE).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(folder / FILE, content, allow_nan=False)
     return content
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import write_json
 from .drawing import COLOURS, canvas, save, write_csv
 from .elicitation import compare
 from .summary import versions
@@ -54,7 +54,7 @@ def write_elicitation(
     header = ["user_id", "acquisition", "n_answers", "accuracy", "log_likelihood"]
     write_csv(folder / "per_user.csv", header, rows)
     path = _draw(content, folder / "curves.csv")
-    (folder / "elicitation.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "elicitation.json", content)
     (folder / "summary.md").write_text(markdown(content), encoding="utf-8")
     content["files"] = ["elicitation.json", "per_user.csv", "curves.csv", path.name, "summary.md"]
     return content

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..data import data_sha256, load_pairs, load_users
 from ..errors import ConfigError
+from ..files import write_json
 from ..trainers.summarizer_start import Topics
 from ..user_models.text.base import as_text
 from .evaluate import check_output
@@ -96,7 +97,7 @@ def evaluate_summaries(
         "methods": {name: _combine(runs) for name, runs in methods.items()},
         "differences": _differences(methods),
     }
-    (folder / "summaries.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "summaries.json", content)
     if write_texts:
         lines = "".join(json.dumps(row) + "\n" for row in texts_out)
         (folder / "summaries.jsonl").write_text(lines, encoding="utf-8")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..data.progress import Progress
+from ..files import write_json
 from .controls import Context, ControlContexts
 from .evaluation_data import EvaluationData
 from .scorers import Scorer
@@ -31,7 +32,6 @@ from .storage import (
     RowWriter,
     release_memory,
     system_memory,
-    write_json,
 )
 
 _RELEASE_ROWS = 1024  # rows between two calls of `release_memory`

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..files import write_json
 from .runner import context_means
-from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, RUN, STATES, STATES_SCHEMA, RowWriter, write_json
+from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, RUN, STATES, STATES_SCHEMA, RowWriter
 
 
 def process_group() -> tuple[int, int]:

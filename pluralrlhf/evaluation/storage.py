@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -152,10 +150,3 @@ class Source:
     dataset: str | None = None
     fold: int = 0
     rename: tuple[tuple[str, str], ...] = ()
-
-
-def write_json(path: Path, content: Mapping[str, Any], *, allow_nan: bool = True) -> None:
-    """Writes the whole file or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, allow_nan=allow_nan) + "\n", encoding="utf-8")
-    part.replace(path)

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 
 from ..data import read_build
 from ..errors import ConfigError, PluralRLHFError
+from ..files import write_json
 from ..locks import FileLocks, lock_number
-from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter, write_json
+from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter
 from .suite_jobs import Job, Part, results_key
 from .suite_spec import DatasetSpec, SuiteSpec
 from .summary import Dataset, collect, command_line, fold_hash, versions, write_results

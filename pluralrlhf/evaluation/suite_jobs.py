@@ -21,13 +21,14 @@ from typing import Any
 from ..data import build_dataset, data_sha256, load_pairs, load_users, read_build
 from ..data.history import UserHistory
 from ..errors import ConfigError
+from ..files import write_json
 from ..user_models import DEFAULT_USER_MODEL, USER_MODELS
 from .code_hash import code_hash
 from .evaluate import check_splits
 from .evaluation_data import EvaluationData
 from .runner import run_scorers
 from .scorers import Scorer
-from .storage import RUN, SCHEMA_VERSION, Source, write_json
+from .storage import RUN, SCHEMA_VERSION, Source
 from .suite_spec import DatasetSpec, SuiteSpec
 from .training import evaluates, quiet, train_reward_model
 

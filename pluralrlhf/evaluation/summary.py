@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..files import write_json
 from .bootstrap import CrossedBootstrap
 from .results import DEFINITIONS, bootstrap_of, method_results
 from .split_scores import ScoreReader
-from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory, write_json
+from .storage import RUN, SCHEMA_VERSION, Source, release_memory, system_memory
 from .verdicts import knows, reference_title, verdict
 
 RESULTS = "results.json"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from trl import GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -21,7 +21,7 @@ from ..errors import ConfigError
 from ..features.tokenization import padding_id
 from ..rewards.curiosity import intrinsic_rewards, returns_to_go
 from .multi_turn_config import MultiTurnGRPOConfig
-from .sampling import EpochRepeatSampler
+from .sampling import ContinueCount, EpochRepeatSampler
 
 
 def world_dataset(world: World, split: str) -> Dataset:
@@ -63,16 +63,6 @@ def shuffled_rows(n: int, *seed: object) -> list[int]:
     for a, b in zip(order, order[1:] + order[:1]):
         out[a] = b
     return out
-
-
-class _ContinueCount(TrainerCallback):
-    """GRPO counts its micro-steps from 0 after a resume, which would shift its generation boundaries."""
-
-    def __init__(self, trainer: MultiTurnGRPOTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._step = state.global_step * args.gradient_accumulation_steps
 
 
 class MultiTurnGRPOTrainer(GRPOTrainer):
@@ -146,7 +136,7 @@ class MultiTurnGRPOTrainer(GRPOTrainer):
         )
         self.reward_func_names[-1] = "curiosity"
         self.chat = ChatFormat(self.processing_class)
-        self.add_callback(_ContinueCount(self))
+        self.add_callback(ContinueCount(self))
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import DataError
+from ..files import json_digest
 from .pair_checks import SIDES
 
 if TYPE_CHECKING:
@@ -57,11 +56,11 @@ def with_ids(name: str, dataset: Dataset, needs_users: bool, responses_are_items
         seen: dict[str, int] = {}
         for row in dataset:
             prompt = row.get("prompt") or ""
-            key = digest([row.get("user_id"), prompt, *(row[side] for side in SIDES)])
+            key = json_digest([row.get("user_id"), prompt, *(row[side] for side in SIDES)])
             seen[key] = seen.get(key, 0) + 1
             by_response = responses_are_items or not prompt
             items = [[prompt, row[side]] for side in SIDES] if by_response else [prompt]
-            for column, value in (("pair_id", f"{name}:{key}:{seen[key]}"), ("item_ids", [*map(digest, items)])):
+            for column, value in (("pair_id", f"{name}:{key}:{seen[key]}"), ("item_ids", [*map(json_digest, items)])):
                 if column in made:
                     made[column].append(value)
         columns |= made
@@ -83,8 +82,3 @@ def warn_of_lacking_contexts(history: UserHistory, rows: np.ndarray, n_context: 
             "Nothing about users can be learned from them.",
             100 * alone,
         )  # fmt: skip
-
-
-def digest(value: Any) -> str:
-    """A hash of what JSON can say, 16 hexadecimal digits."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

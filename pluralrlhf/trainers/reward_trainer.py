@@ -19,6 +19,7 @@ from ..data.seen import write_sketch
 from ..errors import ConfigError
 from ..features.cache import FeatureCache
 from ..features.shared_prefix import verify_shared_prefix
+from ..files import write_json
 from ..modeling import PersonalizedRewardModel
 from .collator import DataCollatorForPersonalizedPreference, EpochRows, EpochSampler
 from .device_features import DeviceFeatures
@@ -354,7 +355,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         if model.backbone is not None and self.processing_class is not None:
             self.processing_class.save_pretrained(str(folder))
         settings = json.loads(self.args.to_json_string())
-        (folder / "training_args.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        write_json(folder / "training_args.json", settings, sort_keys=True)
         (folder / "training_args.bin").unlink(missing_ok=True)
         if "train" in self.pairs.splits:
             write_sketch(self.pairs.splits["train"], folder)

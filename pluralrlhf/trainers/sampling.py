@@ -1,9 +1,10 @@
-"""The order of GRPO's prompts, so that a resumed run sees them as the uninterrupted one would."""
+"""What GRPO sees in which step, so that a resumed run goes on as the uninterrupted one would."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
 from ..data.history import stable_hash
@@ -37,3 +38,13 @@ class EpochRepeatSampler(RepeatSampler):
         if self.shuffle:
             self.generator.manual_seed(stable_hash(f"order:{self.seed}:{self.epoch}") >> 1)
         return super().__iter__()
+
+
+class ContinueCount(TrainerCallback):
+    """GRPO counts its micro-steps from 0 after a resume, which would shift its generation boundaries."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._step = state.global_step * args.gradient_accumulation_steps

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..errors import ConfigError
+from ..files import write_json
 from ..user_models.text.plus import FOLDER
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def save_pair(trainer: SummarizerTrainer, folder: Path, best: bool = False) -> N
         model.save_pretrained(str(folder / FOLDER))
         trainer.processing_class.save_pretrained(str(folder / FOLDER))
     settings = json.loads(trainer.args.to_json_string())
-    (folder / "training_args.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    write_json(folder / "training_args.json", settings, sort_keys=True)
 
 
 def save_pair_state(trainer: SummarizerTrainer, folder: Path) -> None:
@@ -77,7 +78,7 @@ def save_pair_state(trainer: SummarizerTrainer, folder: Path) -> None:
             "n_processes": trainer.accelerator.num_processes,
         }
         # Written last: a checkpoint without it is not whole.
-        (folder / "pair_state.json").write_text(json.dumps(content, indent=2))
+        write_json(folder / "pair_state.json", content)
     trainer.accelerator.wait_for_everyone()
 
 

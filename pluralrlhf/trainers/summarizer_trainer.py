@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from accelerate.logging import get_logger
 from datasets import Dataset
-from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from trl import GRPOTrainer
 
@@ -23,7 +23,7 @@ from ..user_models.text.base import first_words
 from ..user_models.text.plus import clean, request, request_ids
 from .model_card import PLUS
 from .preparation import prepare
-from .sampling import EpochRepeatSampler
+from .sampling import ContinueCount, EpochRepeatSampler
 from .summarizer_config import SummarizerConfig
 from .summarizer_draws import SummarizerDraws, default_warmup_text
 from .summarizer_reader import SummaryReader, load_reader
@@ -31,16 +31,6 @@ from .summarizer_state import load_pair_state, save_pair, save_pair_state
 from .text_data import TextPairData
 
 logger = get_logger(__name__)
-
-
-class _FromCheckpoint(TrainerCallback):
-    """GRPO counts its micro-steps from 0 after a resume, which would shift its generation boundaries."""
-
-    def __init__(self, trainer: SummarizerTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._step = state.global_step * args.gradient_accumulation_steps
 
 
 class SummarizerTrainer(GRPOTrainer):
@@ -158,7 +148,7 @@ class SummarizerTrainer(GRPOTrainer):
         head.attach(self.accelerator.unwrap_model(self.model), processing_class)
         # Accuracy on validation users and, where that ties, minus the log loss.
         self.best: tuple[float, float] | None = None
-        self.add_callback(_FromCheckpoint(self))
+        self.add_callback(ContinueCount(self))
 
     def _refuse_sharding(self) -> None:
         kind = str(self.accelerator.distributed_type)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ...errors import DataError
+from ...files import blocks
 from ..schema import RowError, check_text, kind
 from .table_json import json_values, row_object
 
@@ -144,7 +145,7 @@ def sha256(path: str | os.PathLike) -> str:
     opener = gzip.open if str(path).endswith(".gz") else open
     try:
         with opener(path, "rb") as stream:
-            while block := stream.read(1 << 20):
+            for block in blocks(stream):
                 digest.update(block)
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from None

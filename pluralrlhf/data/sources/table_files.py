@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import hashlib
 import io
 import re
 import zlib
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, DataError
+from ...files import sha256_of
 from ..schema import RowError
 from .table_hub import hub_commit, hub_rows
 from .table_json import (
@@ -133,11 +133,7 @@ class TableReader:
         root = Path(self.path)
         hashes = {}
         for file in self.files:
-            digest = hashlib.sha256()
-            with open(file, "rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-            hashes[file.relative_to(root).as_posix() if root.is_dir() else file.name] = digest.hexdigest()
+            hashes[file.relative_to(root).as_posix() if root.is_dir() else file.name] = sha256_of([file])
         return {"sha256": hashes}
 
     def _text(self, file: Path, newline: str) -> io.TextIOWrapper:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError, DataError
+from ...files import json_digest
 from ..base import STATE_SCHEMA, UserModel, UserState, mlp
 
 SUMMARY = "Here is a summary of my preferences: {text}"
@@ -40,14 +40,15 @@ class UserContext:
 
     def sorted_pairs(self) -> list[dict[str, Any]]:
         """The pairs in an order that depends on their content alone, so that the order given changes nothing."""
-        return sorted(self.pairs, key=lambda pair: _digest([pair[k] for k in ("prompt", "chosen", "rejected")]))
+        return sorted(self.pairs, key=lambda pair: json_digest([pair[k] for k in ("prompt", "chosen", "rejected")]))
 
     def first(self, n: int | None) -> UserContext:
         """The context with `n` of its pairs at most, the same ones whatever their order and whichever sides were chosen."""
         if n is None or len(self.pairs) <= n:
             return self
         key = [
-            _digest([pair["prompt"], *sorted(map(_digest, (pair["chosen"], pair["rejected"])))]) for pair in self.pairs
+            json_digest([pair["prompt"], *sorted(map(json_digest, (pair["chosen"], pair["rejected"])))])
+            for pair in self.pairs
         ]
         kept = sorted(range(len(key)), key=key.__getitem__)[:n]
         return dataclasses.replace(self, pairs=[self.pairs[i] for i in kept])
@@ -293,7 +294,3 @@ def first_words(text: str, n: int) -> str:
     """The first `n` words of a text."""
     words = text.split()
     return text if len(words) <= n else " ".join(words[:n])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()

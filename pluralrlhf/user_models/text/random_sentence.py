@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import TextUserModel, UserContext, WrittenConfig, _digest, as_text, context_messages
+from ...files import json_digest
+from .base import TextUserModel, UserContext, WrittenConfig, as_text, context_messages
 from .extract import take
 
 
@@ -27,6 +28,6 @@ class RandomSentence(TextUserModel):
     def _sources(self, context: UserContext) -> list[str]:
         if self.config.source != "pairs":
             messages = context_messages(context, self.config)
-            return [m["content"] for m in sorted(messages, key=lambda m: _digest(m["content"]))]
-        sides = [sorted((as_text(p["chosen"]), as_text(p["rejected"])), key=_digest) for p in context.pairs]
-        return [first for first, _ in sorted(sides, key=_digest)]
+            return [m["content"] for m in sorted(messages, key=lambda m: json_digest(m["content"]))]
+        sides = [sorted((as_text(p["chosen"]), as_text(p["rejected"])), key=json_digest) for p in context.pairs]
+        return [first for first, _ in sorted(sides, key=json_digest)]
