@@ -12,6 +12,11 @@ from typing import Any
 _BLOCK = 1 << 20
 
 
+def cache_root() -> Path:
+    """`$PLURALRLHF_CACHE`, else `~/.cache/pluralrlhf`: downloads lie in `sources/` below it, texts' features in `features/`."""
+    return Path(os.environ.get("PLURALRLHF_CACHE") or Path.home() / ".cache" / "pluralrlhf")
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file in UTF-8; a kill leaves the old one or the new one, never half of one."""
     path = Path(path)

@@ -26,16 +26,18 @@ def main(argv: list[str], prog: str = "pluralrlhf data cache") -> int:
     )
     parser.add_argument("action", choices=ACTIONS, nargs="?", default="list", help="default: list")
     parser.add_argument(
-        "--root", type=Path, help="folder of the cache (default: $PLURALRLHF_CACHE, else ~/.cache/...)"
+        "--root",
+        type=Path,
+        help="folder of the cache (default: features/ in $PLURALRLHF_CACHE, else in ~/.cache/pluralrlhf)",
     )
     parser.add_argument("--encoder", help="only this encoder's features: its name, or the start of its fingerprint")
     parser.add_argument("--unused_days", type=float, help="only features that were not used for so many days")
     args = parser.parse_args(argv)
 
     from ..features import maintenance
-    from ..features.cache import default_root
+    from ..files import cache_root
 
-    root = args.root or default_root()
+    root = args.root or cache_root() / "features"
     stores = maintenance.find_stores(root, args.encoder)
     if args.unused_days is not None:
         stores = [info for info in stores if info.unused_days >= args.unused_days]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ConfigError, DataError, PluralRLHFError
+from ..files import cache_root
 from ..locks import lock_number
 from .spool import Spool
 from .store import (
@@ -39,11 +40,6 @@ if TYPE_CHECKING:
 SHARD_SIZE = 4096
 _SCAN_BLOCK = 65_536
 _SCAN_CHARACTERS = 2**23
-
-
-def default_root() -> Path:
-    """`$PLURALRLHF_CACHE`, else `~/.cache/pluralrlhf/features`."""
-    return Path(os.environ.get("PLURALRLHF_CACHE") or Path.home() / ".cache" / "pluralrlhf" / "features")
 
 
 class FeatureTable:
@@ -109,7 +105,7 @@ class FeatureCache:
     """Features on disk, one folder an encoder, shared by any number of processes.
 
     Args:
-        root: Folder of the cache. Default: `$PLURALRLHF_CACHE`, else `~/.cache/pluralrlhf/features`.
+        root: Folder of the cache. Default: `features` in the folder that `$PLURALRLHF_CACHE` names, or in `~/.cache/pluralrlhf`.
 
     Example:
         >>> cache = FeatureCache()
@@ -119,7 +115,7 @@ class FeatureCache:
     """
 
     def __init__(self, root: str | os.PathLike | None = None):
-        self.root = Path(root) if root is not None else default_root()
+        self.root = Path(root) if root is not None else cache_root() / "features"
         self._stores: dict[str, ShardStore] = {}
 
     def embed(

@@ -73,10 +73,10 @@ def reward_model_card(trainer: PersonalizedRewardTrainer, name: str, dataset: st
         f"learning rate {args.learning_rate:g}, up to {args.n_context} pairs of context, seed {args.seed}.",
         "",
     ]
-    strength = getattr(model.user_model, "strength", None)
-    if strength is not None and trainer.state.global_step:
+    share = model.user_model.applied_share
+    if share is not None and trainer.state.global_step:
         lines += [
-            f"Of what a context says, {float(strength):.0%} is applied, by what fits validation users best where there are any.",
+            f"Of what a context says, {float(share):.0%} is applied, by what fits validation users best where there are any.",
             "",
         ]
     evaluations = [entry for entry in trainer.state.log_history if any(key.endswith("_accuracy") for key in entry)]

@@ -281,9 +281,8 @@ class PersonalizedRewardTrainer(RewardTrainer):
     # Evaluation
 
     def train(self, *args, **kwargs):
-        user_model = self.reward_model.user_model
-        if hasattr(user_model, "strength"):
-            user_model.strength.fill_(1.0)  # the contexts of training count in full
+        if (share := self.reward_model.user_model.applied_share) is not None:
+            share.fill_(1.0)  # the contexts of training count in full
         output = super().train(*args, **kwargs)
         self.fit_strength()
         return output
@@ -298,14 +297,14 @@ class PersonalizedRewardTrainer(RewardTrainer):
             The share; `None`, and nothing is set, where the user model has none or `eval_dataset` no `validation` at
             both k = 0 and k > 0.
         """
-        user_model, sizes = self.reward_model.user_model, self.args.eval_n_context
+        share, sizes = self.reward_model.user_model.applied_share, self.args.eval_n_context
         validation = (self.eval_dataset or {}).get("validation")
-        if not hasattr(user_model, "strength") or validation is None or not min(sizes) == 0 < max(sizes):
+        if share is None or validation is None or not min(sizes) == 0 < max(sizes):
             return None
-        user_model.strength.fill_(1.0)
+        share.fill_(1.0)
         prediction = self.predict(validation, metric_key_prefix="strength_validation")
-        user_model.strength.fill_(prediction.metrics["strength_validation_strength"])
-        return float(user_model.strength)
+        share.fill_(prediction.metrics["strength_validation_strength"])
+        return float(share)
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         self._evaluated_split = metric_key_prefix.partition("_")[2]
@@ -329,10 +328,10 @@ class PersonalizedRewardTrainer(RewardTrainer):
         margins, log_odds = np.asarray(prediction.predictions, dtype=np.float64).T
         rows, sizes = np.asarray(prediction.label_ids).T
         users = self.pairs.history.user[rows]
-        strength = getattr(self.reward_model.user_model, "strength", None)
+        share = self.reward_model.user_model.applied_share
         # Fitted on these users alone; once it is the model's own, it is applied by the model.
-        fitted = strength is not None and self._evaluated_split == "validation"
-        metrics = reward_metrics(margins, log_odds, sizes, rows, users, float(strength) if fitted else None)
+        fitted = share is not None and self._evaluated_split == "validation"
+        metrics = reward_metrics(margins, log_odds, sizes, rows, users, float(share) if fitted else None)
         if self._user_metrics is not None:
             given = prediction.predictions[:, 0]
             own = EvalPrediction(given, prediction.label_ids, prediction.inputs, prediction.losses)

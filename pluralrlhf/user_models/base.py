@@ -229,6 +229,12 @@ class UserModel(nn.Module):
     def hold_start(self) -> None:
         """Fixes what `warm_start` sets for good: called after it, and again where a saved model is trained further."""
 
+    @property
+    def applied_share(self) -> Tensor | None:
+        """(), the share of a context's effect that is applied: the buffer `strength` of a method that registers one, which
+        the trainer fits to validation users' choices after training. `None` where all of it is."""
+        return self._buffers.get("strength")
+
     def set_step(self, step: int, max_steps: int) -> None:
         """Tells annealed terms the optimiser step; being set from it, they resume exactly and skip evaluation."""
         self.step, self.max_steps = step, max_steps

@@ -142,7 +142,7 @@ def test_a_large_spool_goes_through_a_file(tmp_path, monkeypatch):
 
 def test_root_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PLURALRLHF_CACHE", str(tmp_path / "there"))
-    assert FeatureCache().root == tmp_path / "there"
+    assert FeatureCache().root == tmp_path / "there" / "features"
 
 
 def test_mistakes_are_named(tmp_path):

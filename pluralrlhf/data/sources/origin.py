@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ...errors import DataError
-from ...files import blocks
+from ...files import blocks, cache_root
 from ..schema import RowError, check_text, kind
 from .table_json import json_values, row_object
 
@@ -56,11 +56,6 @@ class Origin:
             "licence": self.licence,
             "attribution": self.attribution,
         }
-
-
-def cache_root() -> Path:
-    """Folder of downloaded files: `PLURALRLHF_CACHE`, or `~/.cache/pluralrlhf`."""
-    return Path(os.environ.get("PLURALRLHF_CACHE") or Path.home() / ".cache" / "pluralrlhf")
 
 
 def fetch(base_url: str, name: str, *, retries: int = 3, timeout: float = 60.0) -> Path:
