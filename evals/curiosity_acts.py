@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from curiosity_arms import ARMS as SETTINGS
 
 from pluralrlhf.environments.exercise import ATTRIBUTES, N_DECIDING, ExerciseWorld, deciding_combinations, strategy_of
 from pluralrlhf.rewards.curiosity import CuriosityConfig, intrinsic_rewards, returns_to_go
@@ -38,19 +39,16 @@ from pluralrlhf.rewards.curiosity import CuriosityConfig, intrinsic_rewards, ret
 torch.set_num_threads(1)
 A = len(ATTRIBUTES)
 RECOMMEND = 3 * A
-ARMS = {
-    "end": CuriosityConfig("none"),
-    "end_phi": CuriosityConfig("diff_log_acc", placement="end"),
-    "diff_log_acc": CuriosityConfig("diff_log_acc"),
-    "diff_acc": CuriosityConfig("diff_acc", weight=2.0),
-    "diff_ent": CuriosityConfig("diff_ent"),
-    "info_gain": CuriosityConfig("info_gain"),
-    "acc": CuriosityConfig("acc"),
-    "ent": CuriosityConfig("ent", weight=0.5),
-    "diff_log_acc_zero": CuriosityConfig("diff_log_acc", terminal_potential="zero"),
-    "diff_acc_zero": CuriosityConfig("diff_acc", weight=2.0, terminal_potential="zero"),
-    "diff_log_acc_shuffled": CuriosityConfig("diff_log_acc", shuffle=True),
-}
+
+
+def reward_of(setting: dict) -> CuriosityConfig:
+    """The intrinsic reward of an arm of curiosity_arms.py, whose settings are those of a trainer."""
+    rest = {key.removeprefix("curiosity_"): value for key, value in setting.items() if key != "curiosity"}
+    return CuriosityConfig(setting["curiosity"], **rest)
+
+
+# Here the belief is exact, and credit is a return to go: the arms that differ in these only are left out.
+ARMS = {name: reward_of(s) for name, s in SETTINGS.items() if name.split("_")[-1] not in ("learned", "trajectory")}
 
 
 @dataclass
