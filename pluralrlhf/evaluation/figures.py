@@ -32,7 +32,7 @@ def draw_all(section: Section, sources: Sequence[Source], folder: str | Path) ->
 
 
 def accuracy_curves(section: Section, folder: Path) -> Figure | None:
-    """Accuracy against the number of context pairs, with bands of 95 %."""
+    """Accuracy against the number of context pairs, with bands of 95 % where there is room for them."""
     split, sizes = section.split, section.sizes(section.split)
     rows = []
     for result in section.results:
@@ -48,6 +48,8 @@ def accuracy_curves(section: Section, folder: Path) -> Figure | None:
         ["dataset", "split", "method", "n_context", "accuracy", "low", "high"],
         rows,
     )
+    crowded = len(section.results) > _LEGEND_INSIDE
+    known = [row for row in rows if row[5] is not None]
     with canvas(5.6, 3.7) as (figure, axes):
         for number, result in enumerate(section.results):
             these = [row for row in rows if row[2] == result["method"]]
@@ -63,7 +65,8 @@ def accuracy_curves(section: Section, folder: Path) -> Figure | None:
             if not result["uses_context"]:
                 style = {"linestyle": "-.", "linewidth": 1.6}
             axes.plot(x, y, color=colour, label=label(result), zorder=3 + number, **style)
-            if all(row[5] is not None for row in these) and not reference:
+            # The bands of many methods are one grey area.
+            if all(row in known for row in these) and not reference and not crowded:
                 axes.fill_between(
                     x,
                     [100 * row[5] for row in these],
@@ -76,13 +79,17 @@ def accuracy_curves(section: Section, folder: Path) -> Figure | None:
         axes.set_xlabel("pairs of the user shown (k)")
         axes.set_ylabel("accuracy, %")
         axes.set_title(SPLIT_TITLES.get(split, split))
-        if crowded := len(section.results) > _LEGEND_INSIDE:
+        if crowded:
             figure.set_size_inches(7.6, 3.9)
         add_legend(figure, axes, "best", crowded)
         png = save(figure, path)
+    intervals = "Bands are 95 % intervals over users and items."
+    if crowded and known:
+        half = np.median([100 * (row[6] - row[5]) / 2 for row in known])
+        intervals = f"95 % intervals over users and items are in the table: about {half:.1f} points to either side."
     return Figure(
         "Accuracy against the number of the user's pairs shown",
-        "Bands are 95 % intervals over users and items. Only a rise from k = 0 is personalisation.",
+        f"{intervals} Only a rise from k = 0 is personalisation.",
         png,
         path,
     )
