@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,15 @@ def cache_root() -> Path:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a file in UTF-8; a kill leaves the old one or the new one, never half of one."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # through a link
+    if path.exists() and not path.is_file():  # a device or a pipe has no old content to keep
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        return
     part = path.with_name(f"{path.name}.part")
     # What JSON writes of half a character, which a text that came from JSON may hold and UTF-8 has no bytes for.
     part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    if path.exists():
+        shutil.copymode(path, part)
     os.replace(part, path)
 
 

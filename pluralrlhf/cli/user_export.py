@@ -44,14 +44,15 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user export") ->
 
         raise ConfigError(f"`--users` {args.users}: no state of user {args.user_id!r} is there.")
     if args.format == "message":
-        state = states[-1]
-        if "summary" not in state:
+        texts = [state for state in states if "summary" in state]
+        if not texts:
             from ..errors import ConfigError
 
             raise ConfigError(
-                f"`--format message`: the state of user {args.user_id!r} is numbers of `{state.get('method')}`, no text. Use "
+                f"`--format message`: the state of user {args.user_id!r} is numbers of `{states[-1].get('method')}`, no text. Use "
                 "--format state, or a text-route model."
             )
+        state = texts[-1]
         prefix = state.get("prefix") if not state.get("edited") else None
         write_json(prefix or summary_prefix(state["summary"]), args.out)
     else:

@@ -26,7 +26,7 @@ def read_json(path: str, what: str) -> Any:
     except ValueError:
         pass
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))

@@ -62,12 +62,20 @@ def forget(folder: str, user_id: str, dry_run: bool = False) -> list[dict]:
             if not dry_run:
                 _replace(path, None if left is None else json.dumps(left, indent=2, ensure_ascii=False) + "\n")
     for path in _files(folder, "*.jsonl"):
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        keep = [line for line in lines if not _without(_parsed(line), str(user_id), path.stem)[1]]
-        if len(keep) < len(lines):
-            removed.append({"file": str(path), "kind": "history", "rows": len(lines) - len(keep)})
+        keep, gone = [], 0
+        # Not `splitlines`, which also cuts at what JSON may hold inside a text.
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            left, rows = _without(_parsed(line), str(user_id), path.stem)
+            gone += rows
+            if not rows:
+                keep.append(line)
+            elif left is not None:
+                keep.append(json.dumps(left, ensure_ascii=False))
+        if gone:
+            removed.append({"file": str(path), "kind": "history", "rows": gone})
             if not dry_run:
-                _replace(path, "".join(keep) or None)
+                text = "\n".join(keep)
+                _replace(path, text if text.strip() else None)
     if not removed:
         raise ConfigError(f"`--users` {folder}: there is nothing of user {user_id!r} in it.")
     return removed
@@ -111,6 +119,8 @@ def _without(content: Any, user_id: str, otherwise: str) -> tuple[Any, int]:
     owner, pairs = _owner(content, otherwise), content.get("pairs")
     if isinstance(pairs, list) and any(isinstance(row, dict) and row.get("user_id") is not None for row in pairs):
         keep, rows = _without(pairs, user_id, owner)
+        if owner == user_id:  # a state of this user's; what is left is other users' pairs alone
+            return keep and {"pairs": keep}, max(rows, 1)
         return keep and {**content, "pairs": keep}, rows
     if owner != user_id:
         return content, 0

@@ -15,8 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-# Why a conversation ended. `failed` conversations are masked out of training and left out of every score.
-
 
 def stable_seed(*parts: object) -> int:
     """A 64-bit integer that depends on the parts only: not on the process, the platform or Python's hash seed."""

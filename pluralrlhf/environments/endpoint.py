@@ -138,8 +138,8 @@ class EndpointClient:
             answer = await asyncio.wait_for(request, self.timeout)
             usage = getattr(answer, "usage", None)
             if usage is not None:
-                self.tokens["prompt"] += usage.prompt_tokens or 0
-                self.tokens["completion"] += usage.completion_tokens or 0
+                for kind in ("prompt", "completion"):  # servers leave out what they do not count
+                    self.tokens[kind] += getattr(usage, f"{kind}_tokens", None) or 0
             return answer.choices[0].message.content, None
         except TimeoutError:
             return None, "timeout"

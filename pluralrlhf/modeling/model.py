@@ -108,10 +108,10 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
             raise ConfigError(f"{folder} is a dataset folder; give the folder that `train reward` wrote.")
         if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..")):
             raise ConfigError(f"There is no folder {folder}. Check the path, or give a Hub id such as `user/model`.")
-        folder = hub_copy(folder, ADAPTER, **kwargs) or folder
-        if (folder / ADAPTER).is_file():
-            return load_with_adapter(cls, folder, **kwargs)
         with loading("model", pretrained_model_name_or_path):
+            folder = hub_copy(folder, ADAPTER, **kwargs) or folder
+            if (folder / ADAPTER).is_file():
+                return load_with_adapter(cls, folder, **kwargs)
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs) -> None:

@@ -37,7 +37,7 @@ def with_ids(name: str, dataset: Dataset, needs_users: bool, responses_are_items
         name: Of the split, for errors and ids.
         dataset: With `chosen` and `rejected`.
         needs_users: Whether who judged counts; otherwise everybody is one.
-        responses_are_items: What a target and its context must not share is a response, to whatever prompt. Otherwise it
+        responses_are_items: What a target and its context must not share is a response to its prompt. Otherwise it
             is the prompt, and the responses where a row has none.
 
     Raises:

@@ -174,6 +174,11 @@ class PersonalizedRewardConfig(RewardConfig):
                 "`packing: shared_prefix` is for a backbone that is trained; the features of `encoder` are computed "
                 "once and cached. Leave `packing` out."
             )
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"`{name}` would put the user model, whose arithmetic needs float32, into half precision. Leave it out."
+                )
         for name, least in (("n_context", 0), ("context_group_size", 1), ("packing_tokens", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` is {getattr(self, name)}; it must be at least {least}.")

@@ -303,6 +303,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
             return None
         share.fill_(1.0)
         prediction = self.predict(validation, metric_key_prefix="strength_validation")
+        share = self.reward_model.user_model.applied_share  # prediction may have moved the model, buffers and all
         share.fill_(prediction.metrics["strength_validation_strength"])
         return float(share)
 

@@ -12,7 +12,6 @@ from tables import build, jsonl, read, write
 
 from pluralrlhf.data import build_dataset, pair_files
 from pluralrlhf.data.arrays import read_pairs
-from pluralrlhf.data.history import CONTEXT_SPLIT
 from pluralrlhf.data.inspect import agreement, context_sizes, inspect_dataset, leaks
 from pluralrlhf.data.populations.pets import Pets
 from pluralrlhf.data.schema import SPLITS, messages, pairs_schema
@@ -207,10 +206,6 @@ def test_contexts_are_what_is_left_of_the_users_pool(tmp_path):
     found = context_sizes(planted(tmp_path, **splits))
     assert found[UNSEEN_SEEN]["quantiles"]["p100"] == 2 and found[UNSEEN_SEEN]["targets_without_context"] == 1
     assert found[UNSEEN_UNSEEN]["quantiles"]["p100"] == 3 and found[UNSEEN_UNSEEN]["targets_without_context"] == 1
-
-
-def test_pools_are_those_of_the_histories():
-    assert CONTEXT_SPLIT == CONTEXT_SPLIT
 
 
 def test_examples_are_the_only_texts(folder, monkeypatch):

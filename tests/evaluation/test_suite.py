@@ -375,7 +375,6 @@ _SHARED = """
 import sys
 from pluralrlhf.cli import main
 from pluralrlhf.evaluation import suite_jobs
-from pluralrlhf.evaluation.code_hash import _OF_NO_MATTER, code_behind, code_hash
 train, name = suite_jobs.train_reward_model, sys.argv.pop(1)
 def told(settings, splits, output_dir, *rest):
     train(settings, splits, output_dir, *rest)

@@ -234,7 +234,13 @@ class RowReader:
     def _profile(self, user: Any, row: dict[str, Any]) -> None:
         """Keeps the user's profile from the first row that has one."""
         path = self.columns.found.get("profile")
-        if path is None or isinstance(user, (list, dict)) or self.profiles.get(str(user)):
+        if path is None or isinstance(user, (list, dict)):
+            return
+        try:
+            user = clean_id(user, "user_id")
+        except RowError:  # said where the row is checked
+            return
+        if self.profiles.get(user):
             return
         value = lookup(row, path)
         if value is MISSING and "," in path:
@@ -244,7 +250,7 @@ class RowReader:
         if value is MISSING:
             found = f"there is no column `{path[:40]}`"
             raise RowError("missing_column", found, f"Correct --map profile=COLUMN, {_SKIP}", column=path[:40])
-        self.profiles[str(user)] = value if value is None or isinstance(value, str) else str(value)
+        self.profiles[user] = value if value is None or isinstance(value, str) else str(value)
 
 
 def _text_hash(text: Any) -> int:

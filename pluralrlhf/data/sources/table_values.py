@@ -168,7 +168,7 @@ def written_messages(text: str) -> bool:
     for parse in (json.loads, ast.literal_eval):
         try:
             value = parse(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         return isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
     return False

@@ -81,7 +81,9 @@ class TLDR(HubSource):
     def _files(self) -> list[Path]:
         if self.path is not None:
             converted = ("comparisons/*.parquet", "comparisons/*/*.parquet")
-            return self.find(*self._batches()) if self._local(self._batches()) else self.find(converted)
+            if self._local(self._batches()) or not self._local([converted]):
+                return self.find(*self._batches())
+            return self.find(converted)
         files = []
         for name in self._names:
             file = fetch(self.origin_url, f"{name}.json")

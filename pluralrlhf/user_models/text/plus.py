@@ -84,7 +84,8 @@ class Plus(TextUserModel):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         name = self.config.summarizer
-        found = folder and hub_copy(folder, f"{name}/config.json")
+        with loading("summarizer", folder or name):
+            found = folder and hub_copy(folder, f"{name}/config.json")
         beside = Path(found or folder or ".") / name
         source = str(beside) if (beside / "config.json").is_file() else name
         if source == FOLDER:
