@@ -119,7 +119,7 @@ def _without(content: Any, user_id: str, otherwise: str) -> tuple[Any, int]:
     owner, pairs = _owner(content, otherwise), content.get("pairs")
     if isinstance(pairs, list) and any(isinstance(row, dict) and row.get("user_id") is not None for row in pairs):
         keep, rows = _without(pairs, user_id, owner)
-        if owner == user_id:  # a state of this user's; what is left is other users' pairs alone
+        if owner == user_id and len(content) > 1:  # a state of this user's: other users' pairs alone are left of it
             return keep and {"pairs": keep}, max(rows, 1)
         return keep and {**content, "pairs": keep}, rows
     if owner != user_id:
