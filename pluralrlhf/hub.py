@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 HUB_OPTIONS = ("token", "cache_dir", "local_files_only")
+VERSION_OPTIONS = (*HUB_OPTIONS, "revision")
 _QUIET = ("gated_repo", "missing_entries", "connection_errors")
 
 
@@ -21,7 +22,7 @@ def hub_copy(name: str | Path, holds: str, **options) -> Path | None:
 
     if Path(name).exists():
         return None
-    where = {key: options[key] for key in (*HUB_OPTIONS, "revision") if key in options}
+    where = {key: options[key] for key in VERSION_OPTIONS if key in options}
     # What is missing altogether is the business of who loads it.
     quiet = dict.fromkeys((f"_raise_exceptions_for_{what}" for what in _QUIET), False)
     found = cached_file(str(name), holds, **where, **quiet)

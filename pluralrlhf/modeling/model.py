@@ -16,7 +16,7 @@ from ..features.encoder_loading import load_encoder
 from ..features.encoders import TextEncoder
 from ..features.pooling import pool
 from ..features.shared_prefix import PackedTrees
-from ..hub import hub_copy
+from ..hub import VERSION_OPTIONS, hub_copy
 from ..user_models import UserState, bradley_terry_loss, build_user_model
 from . import conditioned
 from .configuration import PersonalizedRewardModelConfig
@@ -92,6 +92,8 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
         self._encoder: list[TextEncoder] = []
         self._peft_model: list = []
         self._tokenizer: Any = None
+        # What else belongs to a model on the Hub (tokenizer, summariser) is read later, of the version that was asked for.
+        self.hub_options: dict[str, Any] = {}
         self.post_init()
 
     def _init_weights(self, module) -> None:
@@ -112,7 +114,10 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
             folder = hub_copy(folder, ADAPTER, **kwargs) or folder
             if (folder / ADAPTER).is_file():
                 return load_with_adapter(cls, folder, **kwargs)
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with `output_loading_info`
+        model.hub_options = {key: kwargs[key] for key in VERSION_OPTIONS if key in kwargs}
+        return loaded
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Saves weights (safetensors), configuration and, for a backbone, its tokenizer; adapters beside their base."""
@@ -154,8 +159,9 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
     def tokenizer(self):
         """The backbone's tokenizer, loaded from the model's folder or the backbone's id when first needed."""
         if self._tokenizer is None and self.config.backbone is not None:
-            source = self.config.name_or_path or self.config.backbone_name_or_path
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            own = self.config.name_or_path
+            source, options = (own, self.hub_options) if own else (self.config.backbone_name_or_path, {})
+            self._tokenizer = AutoTokenizer.from_pretrained(source, **options)
         return self._tokenizer
 
     @tokenizer.setter

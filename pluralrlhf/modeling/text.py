@@ -25,7 +25,7 @@ def encode_contexts(model: PersonalizedRewardModel, contexts: Sequence[UserConte
     """States of several users; a summariser is loaded from beside the model when it is first needed."""
     head = model.user_model
     if hasattr(head, "load") and not head._summarizer:
-        head.load(model.config.name_or_path or None)
+        head.load(model.config.name_or_path or None, **model.hub_options)
     texts, prefixes = head.texts(contexts), head.prefixes(contexts)
     return TextState(head.name, {"none": torch.zeros(len(contexts), 0)}, {}, texts, prefixes)
 

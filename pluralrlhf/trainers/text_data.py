@@ -56,7 +56,7 @@ class TextPairData(PairData):
                 )
             self.users = {row["user_id"]: row for row in users}
         if hasattr(head, "load") and not head._summarizer:
-            head.load(model.config.name_or_path or None)
+            head.load(model.config.name_or_path or None, **model.hub_options)
         self._tokenizer = None if self.frozen else PrefixTokenizer(model.tokenizer)
         self._rows: dict[int, PairRow] = {}
         self._texts_cut = 0

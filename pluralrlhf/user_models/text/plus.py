@@ -13,7 +13,7 @@ import torch
 from ...errors import ConfigError, loading
 from ...features.rendering import neutralize_special_tokens
 from ...features.tokenization import padding_id
-from ...hub import hub_copy
+from ...hub import HUB_OPTIONS, hub_copy
 from .base import ASK, Message, TextUserModel, UserContext, WrittenConfig, context_messages, first_words
 
 FOLDER = "summarizer"
@@ -75,8 +75,13 @@ class Plus(TextUserModel):
         self._summarizer[:] = [(model, tokenizer)]
         self._known.clear()
 
-    def load(self, folder: str | Path | None) -> None:
+    def load(self, folder: str | Path | None, **options) -> None:
         """Loads the summariser that belongs to a saved reward model, in a folder or on the Hub.
+
+        Args:
+            folder: The reward model's folder or id.
+            options: With which the reward model was loaded from the Hub (`revision`, `token`, `cache_dir`,
+                `local_files_only`); `revision` is the reward model's and not that of a summariser with an id of its own.
 
         Raises:
             ConfigError: There is none.
@@ -85,7 +90,7 @@ class Plus(TextUserModel):
 
         name = self.config.summarizer
         with loading("summarizer", folder or name):
-            found = folder and hub_copy(folder, f"{name}/config.json")
+            found = folder and hub_copy(folder, f"{name}/config.json", **options)
         beside = Path(found or folder or ".") / name
         source = str(beside) if (beside / "config.json").is_file() else name
         if source == FOLDER:
@@ -93,9 +98,10 @@ class Plus(TextUserModel):
                 f"There is no summariser at {beside}. Train one with `pluralrlhf train summarizer`, or name one in "
                 '`user_model_kwargs`: {"summarizer": FOLDER_OR_ID}.'
             )
+        where = {key: options[key] for key in HUB_OPTIONS if key in options}
         with loading("summarizer", source):
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **where)
+            tokenizer = AutoTokenizer.from_pretrained(source, **where)
         self.attach(model.to(self.feature_mean.device).eval(), tokenizer)
 
     @property
