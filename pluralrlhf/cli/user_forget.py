@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ EXAMPLE = """example:
   pluralrlhf user forget --users users --user_id anna
 
 Removes JSON files whose `user_id` is this one, and the user's rows from files of several users; what has no `user_id`
-belongs to the user that the file is named after. A model that was trained on the user's pairs still is: train it again
+belongs to the user that the file is named after. What a killed writing left (.part) is removed. A model that was trained on the user's pairs still is: train it again
 without them.
 """
 
@@ -76,6 +77,12 @@ def forget(folder: str, user_id: str, dry_run: bool = False) -> list[dict]:
             if not dry_run:
                 text = "\n".join(keep)
                 _replace(path, text if text.strip() else None)
+    named = re.compile(r'"user_id":\s*"?' + re.escape(json.dumps(str(user_id), ensure_ascii=False)[1:-1]) + r"(?!\w)")
+    for path in _files(folder, "*.part"):  # of a file whose writing was killed; nothing reads it, and it may be cut
+        if path.name.partition(".json")[0] == str(user_id) or named.search(path.read_text("utf-8", "replace")):
+            removed.append({"file": str(path), "kind": "unfinished", "rows": 1})
+            if not dry_run:
+                path.unlink()
     if not removed:
         raise ConfigError(f"`--users` {folder}: there is nothing of user {user_id!r} in it.")
     return removed

@@ -184,6 +184,18 @@ def test_everything_that_is_read_of_a_user_is_forgotten(name, content, left, tmp
         forget(str(tmp_path), "7")
 
 
+def test_what_a_killed_writing_left_of_a_user_is_forgotten(tmp_path):
+    mine = [tmp_path / "7.json.part", tmp_path / "a.json.part", tmp_path / "b.jsonl.part"]
+    for path, text in zip(
+        mine, ('{"summary": "lik', '{"user_id": 7, "summ', '{"user_id": "bob"}\n{"user_id": "7", "x')
+    ):
+        path.write_text(text)
+    other = tmp_path / "c.json.part"
+    other.write_text('{"user_id": "70", "x')
+    assert {entry["kind"] for entry in forget(str(tmp_path), "7")} == {"unfinished"}
+    assert other.exists() and not any(path.exists() for path in mine)
+
+
 def test_export_gives_the_message_that_any_model_takes(tmp_path, capsys):
     state = {"schema": 1, "method": "plus", "summary": "likes cats", "user_id": "anna"}
     (tmp_path / "anna.json").write_text(json.dumps(state))
