@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING
 
 _HOME = {
     "Interview": ".evaluation.interview",
+    "MultiTurnGRPOConfig": ".trainers.multi_turn_config",
+    "MultiTurnGRPOTrainer": ".trainers.multi_turn_trainer",
     "PersonalizedReward": ".rewards.personalized",
     "PersonalizedRewardConfig": ".trainers.reward_config",
     "PersonalizedRewardModel": ".modeling",
     "PersonalizedRewardModelConfig": ".modeling",
     "PersonalizedRewardTrainer": ".trainers.reward_trainer",
+    "SummarizerConfig": ".trainers.summarizer_config",
+    "SummarizerTrainer": ".trainers.summarizer_trainer",
     "USER_MODELS": ".user_models",
     "UserHistory": ".data.history",
     "UserState": ".user_models",
@@ -28,11 +32,15 @@ _HOME = {
 __all__ = [
     "USER_MODELS",
     "Interview",
+    "MultiTurnGRPOConfig",
+    "MultiTurnGRPOTrainer",
     "PersonalizedReward",
     "PersonalizedRewardConfig",
     "PersonalizedRewardModel",
     "PersonalizedRewardModelConfig",
     "PersonalizedRewardTrainer",
+    "SummarizerConfig",
+    "SummarizerTrainer",
     "UserHistory",
     "UserState",
     "load_encoder",
@@ -46,8 +54,12 @@ if TYPE_CHECKING:
     from .features.encoder_loading import load_encoder
     from .modeling import PersonalizedRewardModel, PersonalizedRewardModelConfig
     from .rewards.personalized import PersonalizedReward
+    from .trainers.multi_turn_config import MultiTurnGRPOConfig
+    from .trainers.multi_turn_trainer import MultiTurnGRPOTrainer
     from .trainers.reward_config import PersonalizedRewardConfig
     from .trainers.reward_trainer import PersonalizedRewardTrainer
+    from .trainers.summarizer_config import SummarizerConfig
+    from .trainers.summarizer_trainer import SummarizerTrainer
     from .user_models import USER_MODELS, UserState
 
 
