@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+INTERRUPTED = "add --resume to go on from the last answer"
 EXAMPLE = """example:
   pluralrlhf user elicit --model runs/styles-vpl --pairs questions.jsonl --out users/anna.json
   pluralrlhf user elicit --model runs/styles-vpl --pairs questions.jsonl --out users/anna.json --resume
@@ -61,13 +62,14 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user elicit") ->
 
     from ..evaluation.interview import Interview
     from ..evaluation.scorers import load_model
-    from .user_files import model_sha256, read_json, write_json
+    from ..modeling.saving import weights_sha256
+    from .user_files import read_json, write_json
 
     candidates = _rows(args.pairs, "--pairs")
     before = read_json(args.out, "--out") if args.resume else {"pairs": []}
     known = _known(before, args.out)
     model = load_model(args.model)
-    sha256 = model_sha256(args.model)
+    sha256 = weights_sha256(args.model)
     if before.get("model_sha256", sha256) != sha256:
         print(f"note: the choices in {args.out} were made with another model; {args.model} reads them again",
               file=sys.stderr)  # fmt: skip

@@ -162,20 +162,6 @@ def load_text_model(path: str):
     return model
 
 
-def model_sha256(path: str) -> str:
-    """Hash of a saved model's weights, its summariser's among them."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).rglob("*.safetensors")):
-        if not any(
-            part.startswith("checkpoint-") or part in ("best", "start") for part in file.relative_to(path).parts
-        ):
-            digest.update(str(file.relative_to(path)).encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
 def read_state(model: Any, path: str | None, text: str | None):
     """A user's state from a file written by `user summarize` or `user elicit`, or from a typed summary."""
     from ..modeling.text import user_text

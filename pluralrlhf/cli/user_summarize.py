@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user summarize")
     args = parser.parse_args(argv)
 
     from ..errors import ConfigError
-    from .user_files import load_text_model, model_sha256, read_history, write_json
+    from ..modeling.saving import weights_sha256
+    from .user_files import load_text_model, read_history, write_json
 
     if args.n_context is not None and args.n_context < 1:
         raise ConfigError(f"`--n_context` is {args.n_context}; give at least 1.")
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user summarize")
             file=sys.stderr,
         )
     state = model.encode_user(pairs)
-    state.provenance["model_sha256"] = model_sha256(args.model)
+    state.provenance["model_sha256"] = weights_sha256(args.model)
     if args.user_id:
         state.provenance["user_id"] = args.user_id
     write_json(state.to_json(), args.out)

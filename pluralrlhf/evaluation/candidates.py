@@ -23,6 +23,7 @@ from ..data.progress import Progress
 from ..errors import ConfigError, DataError
 from ..files import sha256_of, write_json
 from ..modeling.packing import check_packing
+from ..modeling.saving import weights_sha256
 from .controls import Context
 from .scorers import load_model, load_scorers
 from .storage import release_memory
@@ -162,7 +163,7 @@ def score_candidates(
     call = {
         "schema": 1,
         "model": str(model_path),
-        "model_sha256": sha256_of(sorted(Path(model_path).rglob("*.safetensors"))),
+        "model_sha256": weights_sha256(model_path),
         "data_sha256": data_sha256(data),
         "candidates_sha256": sha256_of([candidates]),
         "splits": list(splits or pairs),

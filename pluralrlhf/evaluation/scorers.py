@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from ..data.contexts import distinct_contexts, distinct_pairs
+from ..data.seen import FILE as DIGESTS
 from ..data.seen import check_unseen, read_sketch, trained_apart
 from ..errors import ConfigError
+from ..hub import hub_copy, may_be_on_hub
 from .controls import Context
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ class RewardModelScorer:
         for start in range(0, len(rows), self.batch_size):
             at = order[start : start + self.batch_size]
             batch = {name: value.to(self.device) for name, value in self.pairs.targets(rows[at]).items()}
-            states = self.model.user_model.standardize(self.pairs.states(batch))
+            states = self.model.user_model.standardize(self.pairs.states(self.model, batch))
             out[at] = torch.stack(states.chunk(2), dim=1)
         return out
 
@@ -234,7 +236,9 @@ def load_scorers(
     from .text_scorer import TextScorer
 
     check_distinct(models)
-    sketches = {str(item): read_sketch(item) for item in models if not hasattr(item, "user_model")}
+    sketches = {
+        str(item): read_sketch(hub_copy(item, DIGESTS) or item) for item in models if not hasattr(item, "user_model")
+    }
     check_unseen({name: known for name, known in sketches.items() if known is not None}, splits)
     if trained_apart(list(sketches.values())) and progress:
         print(
@@ -297,7 +301,7 @@ def load_model(path: str | Path) -> PersonalizedRewardModel:
         checkpoints = sorted(folder.glob("checkpoint-*"))
         hint = f" Did you mean {checkpoints[-1]}?" if checkpoints else ""
         raise ConfigError(f"`--model` {folder}: there is no config.json in it, so it is no saved model.{hint}")
-    if not folder.exists() and (folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1):
+    if not folder.exists() and not may_be_on_hub(path):
         raise ConfigError(f"`--model` {folder}: the folder does not exist. Train one with `pluralrlhf train reward`.")
     from transformers.utils import logging
 
@@ -311,12 +315,15 @@ def load_model(path: str | Path) -> PersonalizedRewardModel:
 
 
 def _feature_key(model: PersonalizedRewardModel) -> str | None:
-    """Models with the same key read the same features or tokens; None for a backbone without a name."""
+    """Models with the same key read the same features or tokens; None for a backbone without a name.
+
+    Backbones of one name share tokens alone: each model reads them with weights of its own.
+    """
     config = model.config
     if model.backbone is None:
         return json.dumps([config.encoder, config.encoder_input], sort_keys=True, default=str)
     name = config.backbone_name_or_path
-    return json.dumps([name, config.max_length]) if name else None
+    return json.dumps([name, config.max_length, model.tokenizer.chat_template, len(model.tokenizer)]) if name else None
 
 
 def _seed_of(path: str | None) -> int:

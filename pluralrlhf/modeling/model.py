@@ -16,7 +16,7 @@ from ..features.encoder_loading import load_encoder
 from ..features.encoders import TextEncoder
 from ..features.pooling import pool
 from ..features.shared_prefix import PackedTrees
-from ..hub import VERSION_OPTIONS, hub_copy
+from ..hub import VERSION_OPTIONS, hub_copy, may_be_on_hub
 from ..user_models import UserState, bradley_terry_loss, build_user_model
 from . import conditioned
 from .configuration import PersonalizedRewardModelConfig
@@ -108,7 +108,7 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
         folder = Path(str(pretrained_model_name_or_path))
         if (folder / "build.json").is_file():
             raise ConfigError(f"{folder} is a dataset folder; give the folder that `train reward` wrote.")
-        if not folder.exists() and (folder.is_absolute() or len(folder.parts) != 2 or folder.parts[0] in (".", "..")):
+        if not folder.exists() and not may_be_on_hub(folder):
             raise ConfigError(f"There is no folder {folder}. Check the path, or give a Hub id such as `user/model`.")
         with loading("model", pretrained_model_name_or_path):
             folder = hub_copy(folder, ADAPTER, **kwargs) or folder

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import AutoModel, BitsAndBytesConfig
 
 from ..errors import ConfigError, loading
-from ..hub import HUB_OPTIONS
+from ..files import blocks
+from ..hub import EARLIER, HUB_OPTIONS, hub_copy
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -69,3 +71,17 @@ def load_with_adapter(cls, folder: Path, config=None, **kwargs) -> PersonalizedR
     model.config.name_or_path = str(folder)
     model.attach_adapter(PeftModel.from_pretrained(model, str(folder / "adapter")))
     return model.eval()
+
+
+def weights_sha256(name: str | Path) -> str:
+    """Hash of a saved model's weights, its summariser's among them, in a folder or on the Hub; not of its checkpoints."""
+    folder = hub_copy(name, "config.json") or Path(name)
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        parts = file.relative_to(folder).parts
+        if not any(part.startswith("checkpoint-") or part in (EARLIER, "best", "start") for part in parts):
+            digest.update("/".join(parts).encode())
+            with open(file, "rb") as stream:
+                for block in blocks(stream):
+                    digest.update(block)
+    return digest.hexdigest()

@@ -208,16 +208,20 @@ class PairData:
         # bitsandbytes repacks 4-bit weights on a CPU when they are used in evaluation mode, and cannot train them then.
         self.model.train(bool(getattr(self.model, "is_quantized", False)))
         device = self.model.user_model.feature_mean.device
-        states = self.states({name: value.to(device) for name, value in batch.items()})
+        states = self.states(self.model, {name: value.to(device) for name, value in batch.items()})
         self.model.train(was_training)
         return states.float().cpu().numpy()
 
-    def states(self, batch: dict[str, Tensor]) -> Tensor:
-        """(2B, d) states of `targets` under the model's backbone, chosen first; the batch is on its device."""
+    def states(self, model: PersonalizedRewardModel, batch: dict[str, Tensor]) -> Tensor:
+        """(2B, d) states of `targets` under a model's backbone, chosen first; the batch is on its device.
+
+        Args:
+            model: With this one's tokenizer; models that share their pairs differ in their backbones' weights.
+        """
         if self.packing:
-            return self.model.packed_states(PackedTrees(*(batch[f"packed_{name}"] for name in PACKED)))
+            return model.packed_states(PackedTrees(*(batch[f"packed_{name}"] for name in PACKED)))
         sides = [(batch[f"{side}_input_ids"], batch[f"{side}_attention_mask"]) for side in SIDES]
-        return torch.cat([self.model.pooled(*side) for side in sides])
+        return torch.cat([model.pooled(*side) for side in sides])
 
     def targets(self, rows: np.ndarray) -> dict[str, Tensor]:
         """The chosen and rejected responses of these rows: features, or padded token ids and masks."""
