@@ -105,8 +105,10 @@ def run_module(module: str, argv: list[str], prog: str) -> int:
     # Advice for other libraries' maintainers, in the way of the one line that a mistake should print.
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    command = None
     try:
-        status = importlib.import_module(f".{module}", __package__).main(argv, prog) or 0
+        command = importlib.import_module(f".{module}", __package__)
+        status = command.main(argv, prog) or 0
         sys.stdout.flush()
         return status
     except PluralRLHFError as error:
@@ -125,10 +127,5 @@ def run_module(module: str, argv: list[str], prog: str) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        again = (
-            "add --resume true to go on from the last checkpoint"
-            if " train " in f" {prog} "
-            else ("the same command goes on from what was finished")
-        )
-        print(f"\ninterrupted: {again}", file=sys.stderr)
+        print(f"\ninterrupted: {getattr(command, 'INTERRUPTED', 'the same command begins anew')}", file=sys.stderr)
         return 130

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+INTERRUPTED = "the same command goes on from what was finished"
 EXAMPLE = """example:
   pluralrlhf eval suite evals/quickstart.yaml --output_dir runs/quickstart
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_json
+from ..hub import EARLIER
 
 RECORD = "resume.json"
-# Not `earlier`: what begins with an underscore is left out of uploads to the Hub.
-EARLIER = "_earlier"
 # What a checkpoint's optimiser, schedule and order of the data hang on. Batch sizes may change with the number of
 # processes, and the number of steps to train on.
 _SETTINGS = (
@@ -32,18 +31,25 @@ _SETTINGS = (
     "num_generations",
     "reward_form",
     "turn_lambda",
+    "data_seed",
+    "pairs_per_user",
+    "context_group_size",
+    "eval_n_context",
     # On how many validation pairs the best checkpoint so far was found; the metric follows from them.
     "max_eval_pairs_per_user",
 )
 
 
-def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> str | None:
+def checkpoint_to_resume(
+    args: Any, resume: bool, data: str | None = None, more: dict[str, Any] | None = None
+) -> str | None:
     """The checkpoint to go on from, if any. Changes nothing; see `begin_training`.
 
     Args:
         args: A trainer's arguments; `resume_from_checkpoint` names a checkpoint, or says `true` for the last one.
         resume: Take the last checkpoint of `output_dir`, if there is one.
         data: The dataset folder.
+        more: Settings beside `args` that change what is trained.
 
     Raises:
         ConfigError: The checkpoint that is named does not exist, was made from other data or with other settings, or is
@@ -63,7 +69,7 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
         )
     checkpoint = named or (get_last_checkpoint(str(out)) if resume and out.is_dir() else None)
     if checkpoint is None:
-        _check_finished(out, args, data)
+        _check_finished(out, _facts(args, data, more))
         return None
     if any(_same(checkpoint, out / EARLIER / path.name) for path in _of_another_run(out, checkpoint)):
         raise ConfigError(
@@ -71,7 +77,7 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
             "for it. Name another `output_dir`."
         )
     folder = Path(checkpoint)
-    _check(_read(folder / RECORD) or _read(folder.parent / RECORD), _facts(args, data), checkpoint)
+    _check(_read(folder / RECORD) or _read(folder.parent / RECORD), _facts(args, data, more), checkpoint)
     name, reached, end = _progress(args, folder)
     if reached > end:
         raise ConfigError(
@@ -81,7 +87,9 @@ def checkpoint_to_resume(args: Any, resume: bool, data: str | None = None) -> st
     return checkpoint
 
 
-def begin_training(args: Any, checkpoint: str | None, data: str | None = None) -> None:
+def begin_training(
+    args: Any, checkpoint: str | None, data: str | None = None, more: dict[str, Any] | None = None
+) -> None:
     """Call last before training: moves what another run left in `output_dir` out of the way, and notes this run's data
     and settings there for `checkpoint_to_resume`.
 
@@ -99,7 +107,7 @@ def begin_training(args: Any, checkpoint: str | None, data: str | None = None) -
         out = Path(args.output_dir)
         out.mkdir(parents=True, exist_ok=True)
         _move_aside(out, checkpoint)
-        write_json(out / RECORD, _facts(args, data))
+        write_json(out / RECORD, _facts(args, data, more))
     state.wait_for_everyone()
 
 
@@ -150,10 +158,10 @@ def _progress(args: Any, checkpoint: Path) -> tuple[str, float, float]:
     return name, round(_read(checkpoint / "trainer_state.json").get(key) or 0, 6), getattr(args, name)
 
 
-def _facts(args: Any, data: str | None) -> dict[str, Any]:
+def _facts(args: Any, data: str | None, more: dict[str, Any] | None) -> dict[str, Any]:
     from ..data import data_sha256
 
-    found = {name: getattr(args, name) for name in _SETTINGS if hasattr(args, name)}
+    found = {name: getattr(args, name) for name in _SETTINGS if hasattr(args, name)} | (more or {})
     if data is not None and Path(data).is_dir():
         found["data_sha256"] = data_sha256(data)
     return json.loads(json.dumps(found, default=str))
@@ -167,14 +175,14 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _check_finished(out: Path, args: Any, data: str | None) -> None:
+def _check_finished(out: Path, now: dict[str, Any]) -> None:
     """A model that is another one, not this one's earlier version, is not overwritten."""
     from ..errors import ConfigError
 
     if not ((out / "config.json").is_file() or (out / "adapter").is_dir()):
         return
-    then, now = _read(out / RECORD), _facts(args, data)
-    for name, what in (("user_model", "method"), ("method", "method"), ("data_sha256", "dataset")):
+    then = _read(out / RECORD)
+    for name, what in (("user_model", "method"), ("method", "method"), ("world", "world"), ("data_sha256", "dataset")):
         if name in then and name in now and then[name] != now[name]:
             was = "" if what == "dataset" else f" (`{then[name]}`)"
             raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+INTERRUPTED = "the same command goes on from what was finished"
 EXAMPLE = """example:
   pluralrlhf data build pets --out runs/data/pets
   pluralrlhf train reward --config recipes/pets/vpl.yaml --data runs/data/pets --output_dir runs/pets-vpl

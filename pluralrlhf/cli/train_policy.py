@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
+INTERRUPTED = "add --resume true to go on from the last checkpoint"
 EXAMPLE = """example (a policy from scratch in the exercise world; about 10 minutes on one CPU core):
   pluralrlhf train policy --config recipes/exercise/diff_log_acc.yaml --output_dir runs/exercise
 
@@ -90,12 +91,14 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     import json
     from pathlib import Path
 
+    from accelerate import PartialState
     from transformers import AutoTokenizer, TrainerCallback
     from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
     from ..environments import make_world
     from ..errors import ConfigError, loading
     from ..evaluation.policy import play, summarise
+    from ..files import json_digest, write_json
     from ..trainers.multi_turn_config import MultiTurnGRPOConfig
     from ..trainers.multi_turn_trainer import MultiTurnGRPOTrainer
     from .arguments import parse
@@ -111,7 +114,11 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     policy, args, model_args = parse(parser, argv)
     world = make_world(policy.world, **(policy.world_kwargs or {}))
     out = Path(args.output_dir)
-    checkpoint = checkpoint_to_resume(args, policy.resume)
+    names = ("world", "world_kwargs", "user", "user_model", "user_kwargs", "belief", "start_kwargs")
+    more = {name: getattr(policy, name) for name in names}
+    more["model_name_or_path"] = model_args.model_name_or_path
+    more["curiosity"] = vars(args.curiosity_config()) | {"turn_credit": args.turn_credit}
+    checkpoint = checkpoint_to_resume(args, policy.resume, more=more)
     start = model_args.model_name_or_path
     if start is None:
         if policy.world != "exercise":
@@ -123,8 +130,12 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         except TypeError as error:
             raise ConfigError(f"`start_kwargs`: {error}.") from None
         start = str(out / "start")
-        if not (out / "start" / "config.json").is_file():
-            train_start(world, start, config)
+        made = json_digest([policy.world, policy.world_kwargs, vars(config)])
+        stamp = out / "start" / "made_with.json"
+        with PartialState().main_process_first():  # the others find it made
+            if checkpoint is None and not (stamp.is_file() and json.loads(stamp.read_text())["settings"] == made):
+                train_start(world, start, config)
+                write_json(stamp, {"settings": made})
     with loading("model", start):
         tokenizer = AutoTokenizer.from_pretrained(start)
     user = make_user(policy.user, world, policy.user_model, policy.user_base_url, policy.user_kwargs)
@@ -146,7 +157,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         peft_config=get_peft_config(model_args),
     )
 
-    begin_training(args, checkpoint)
+    begin_training(args, checkpoint, more=more)
 
     class KeepBest(TrainerCallback):
         """Success on validation users along the way, and the best policy in `best/`."""

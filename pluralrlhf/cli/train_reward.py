@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+INTERRUPTED = "add --resume true to go on from the last checkpoint"
 EXAMPLE = """example:
   pluralrlhf data build pets --out runs/data/pets
   pluralrlhf train reward --config recipes/pets/vpl.yaml --data runs/data/pets --output_dir runs/pets-vpl

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
+INTERRUPTED = "add --resume true to go on from the last checkpoint"
 EXAMPLE = """example:
   pluralrlhf data build pets --out runs/data/pets
   pluralrlhf train summarizer --config recipes/pets/plus.yaml --data runs/data/pets --output_dir runs/pets-plus
