@@ -12,10 +12,10 @@ from ..data.schema import SPLITS
 from ..errors import ConfigError, DataError
 from .evaluation_data import EvaluationData
 from .runner import run_scorers
-from .scorers import load_scorers
+from .scorers import RewardModelScorer, load_scorers
 from .sharding import merge_runs, process_group, shard_folder, wait_for_everyone
 from .storage import RUN, Source, release_memory, system_memory
-from .summary import RESULTS, Dataset, collect, command_line, read_results, write_results
+from .summary import RESULTS, Dataset, baseline_of, collect, command_line, read_results, write_results
 
 if TYPE_CHECKING:
     from ..modeling import PersonalizedRewardModel
@@ -49,7 +49,7 @@ def evaluate_reward(
         splits: Splits of the targets; by default validation and every test split that the data has.
         controls: Score the controls as well (another user's context, turned labels ...).
         baseline: A saved model without users, or the output of an earlier evaluation on the same data; by default the
-            `btl` among `models`, if there is one. Gains over it are paired.
+            `btl` among `models`, or the first of them without users. Gains over it are paired.
         names: Name of each model's method; the user model's name by default.
         seed: Seed of contexts and controls: the same for all that is to be compared.
         n_replicates: Replicates of the crossed bootstrap.
@@ -85,6 +85,11 @@ def evaluate_reward(
     scorers = load_scorers(
         models, pairs, names=names, batch_size=batch_size, progress=progress and not rank, users=users, packing=packing
     )
+    if baseline is not None and baseline_run is None and scorers[-1].uses_context:
+        raise ConfigError(
+            f"`baseline` {baseline} is `{scorers[-1].method}`, which uses the user: gains are counted from a method "
+            "without users. Give a `btl`."
+        )
     evaluation = EvaluationData.load(pairs, scorers[0].pairs.history, users)
     info = {"data": str(data), "data_sha256": sha}
     # Only now: whatever may be wrong with the call has been found, and earlier results are still there.
@@ -108,7 +113,7 @@ def evaluate_reward(
             return None
         shards = [shard_folder(folder, number) for number in range(n_processes)]
         run = merge_runs(folder, shards, evaluation.history.users)
-    without = [scorer.method for scorer in scorers if not scorer.uses_context]
+    own_baseline = _baseline_among(scorers, named=baseline is not None and baseline_run is None)
     # What scored is not needed any more, and intervals take memory of their own.
     del scorers, evaluation, pairs, users, models
     release_memory()
@@ -117,7 +122,7 @@ def evaluate_reward(
         name=Path(data).resolve().name if build.get("source", "table") == "table" else build["source"],
         sources=[Source(folder)],
         runs=[run],
-        baseline=without[0] if without else None,
+        baseline=own_baseline,
         info={**info, "dropped": build.get("dropped", {}), "counts": build.get("counts", {})},
     )
     if baseline_run is not None:
@@ -206,6 +211,11 @@ def _baseline(baseline, models: list, sha: str, seed: int, folder: Path) -> tupl
     if (other := without[0]["evaluation_seed"]) != seed:
         raise ConfigError(f"`baseline` {baseline} was evaluated with seed {other}; `seed` is {seed}. Give the same.")
     return without[0], models
+
+
+def _baseline_among(scorers: Sequence[RewardModelScorer], named: bool) -> str | None:
+    """The method that gains are counted from; with `named`, that of the last model."""
+    return scorers[-1].method if named else baseline_of([s.method for s in scorers if not s.uses_context])
 
 
 def _join_baseline(dataset: Dataset, folder: Path, result: dict[str, Any], run: dict[str, Any]) -> None:

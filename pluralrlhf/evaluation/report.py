@@ -14,7 +14,7 @@ from .drawing import Figure, slug
 from .figures import draw_all
 from .results import DEFINITIONS
 from .storage import Source
-from .summary import Dataset, collect, read_results
+from .summary import Dataset, baseline_of, collect, read_results
 from .tables import (
     Section,
     Table,
@@ -97,7 +97,7 @@ def _compare(name: str, parts: list[tuple[Path, list[dict[str, Any]]]]) -> tuple
         for result in results:
             seen[result["method"]] = seen.get(result["method"], 0) + 1
     sources, runs, commands = [], [], []
-    baseline = ceiling = None
+    ceiling, without = None, []
     for number, (folder, results) in enumerate(parts):
         rename = {}
         for result in results:
@@ -105,7 +105,7 @@ def _compare(name: str, parts: list[tuple[Path, list[dict[str, Any]]]]) -> tuple
             if seen[method] > 1:
                 rename[method] = f"{method} ({folder.name})" if folder.name else f"{method} ({number + 1})"
             new = rename.get(method, method)
-            baseline = baseline or (new if not result["uses_context"] else None)
+            without += [new] if not result["uses_context"] else []
             ceiling = ceiling or (new if method == result["ceiling"] else None)
             runs.append(_run_of(result, new))
             commands.append(result["command"])
@@ -115,7 +115,7 @@ def _compare(name: str, parts: list[tuple[Path, list[dict[str, Any]]]]) -> tuple
         name=name,
         sources=sources,
         runs=runs,
-        baseline=baseline,
+        baseline=baseline_of(without),
         ceiling=ceiling,
         placebo_of=first["placebo_of"],
         info={key: first[key] for key in ("data", "data_sha256", "dropped", "counts", "fold_data")},

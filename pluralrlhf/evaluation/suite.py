@@ -23,7 +23,7 @@ from ..locks import FileLocks, lock_number
 from .storage import PAIRS, PAIRS_SCHEMA, PER_PAIR, PER_PAIR_SCHEMA, STATES, STATES_SCHEMA, RowWriter
 from .suite_jobs import Job, Part, results_key
 from .suite_spec import DatasetSpec, SuiteSpec
-from .summary import Dataset, collect, command_line, fold_hash, versions, write_results
+from .summary import Dataset, baseline_of, collect, command_line, fold_hash, versions, write_results
 
 _RESULTS = 0  # the lock of who writes the results
 
@@ -231,7 +231,7 @@ def _datasets(spec: SuiteSpec, parts: Sequence[Part]) -> list[Dataset]:
                     name=dataset.name + (" (placebo)" if placebo else ""),
                     sources=[source for source, _ in runs],
                     runs=[record for _, record in runs],
-                    baseline=without[0] if without else None,
+                    baseline=baseline_of(without),
                     ceiling=next((next(iter(r["methods"])) for _, r in runs if r.get("reference")), None),
                     placebo_of=dataset.name if placebo else None,
                     info=info,

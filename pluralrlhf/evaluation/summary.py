@@ -62,6 +62,11 @@ class Dataset:
         return list(dict.fromkeys(split for run in self.runs for split in run["splits"]))
 
 
+def baseline_of(without: Sequence[str]) -> str | None:
+    """The method without users that gains are counted from: `btl`, else the first there is."""
+    return "btl" if "btl" in without else next(iter(without), None)
+
+
 @system_memory()
 def collect(
     dataset: Dataset,

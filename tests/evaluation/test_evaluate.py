@@ -44,6 +44,7 @@ def files(folder):
         (["--model", "vpl", "nope"], "the folder does not exist"),
         (["--model", "vpl", "--splits", "tset"], "`splits` names tset"),
         (["--model", "vpl", "--baseline", "btl-eval"], "was evaluated with seed 3; `seed` is 0"),
+        (["--model", "btl", "--baseline", "vpl"], "which uses the user"),
         (["--model", "vpl", "--baseline", "eval"], "is `output_dir`, whose results are replaced"),
     ],
 )
@@ -83,6 +84,19 @@ def test_a_model_that_is_given_twice_is_no_second_seed(root, capsys):
     assert "vpl is given twice" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="is given twice"):
         check_distinct([root / "vpl"] * 2)
+
+
+def test_gains_are_counted_from_the_baseline_that_is_named(root):
+    PersonalizedRewardModel.from_encoder("offline", "dpl").save_pretrained(str(root / "dpl"))
+    for arguments, baseline in (
+        (["--model", "vpl", str(root / "dpl"), "--baseline", "btl"], "btl"),
+        (["--model", "vpl", "btl", "--baseline", str(root / "dpl")], "dpl"),
+        (["--model", "vpl", str(root / "dpl"), "btl"], "btl"),
+        (["--model", "vpl", str(root / "dpl")], "dpl"),
+    ):
+        assert not evaluate(root, *arguments, output="from")
+        results = json.loads((root / "from" / "results.json").read_text())["results"]
+        assert {result["baseline"] for result in results} == {baseline}
 
 
 def test_diagnostics_of_a_context_that_was_not_evaluated_are_refused(root, capsys):
