@@ -283,6 +283,10 @@ def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
     if missing := build.get("missing_files"):
         shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         yield f"the local copy lacks {counted(len(missing), 'file')} of the origin's ({shown}), whose pairs are not here"
+    if numbers := build.get("choice_numbers"):
+        meant = ", ".join(f"{number} as {response}" for number, response in numbers.items())
+        words = list(numbers)
+        yield f"choices were read as {meant}: if it is the other way round, --choice_values a={words[1]} b={words[0]}"
     if lengths := build.get("raters_by_position"):
         yield (
             "users are places in a list (rater_1, rater_2, ...): they mean something only if a place is the same person in "
@@ -314,7 +318,11 @@ def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
             "user could not be told from another. Build it again with --items responses, or another column"
         )
     elif empty:
-        yield f"nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help"
+        asked = [s for s, share in ((VALIDATION, "validation_users"), (SPLITS[4], "test_users"), (SPLITS[5], "test_users"))
+                 if s in empty and given.get(share) == 0]  # fmt: skip
+        asked += [SPLITS[5]] if given.get("test_items") == 0 and SPLITS[5] in empty else []
+        if empty := [split for split in empty if split not in asked]:
+            yield f"nothing fell in {', '.join(empty)}: more users or items, larger shares or another --seed help"
 
 
 if __name__ == "__main__":

@@ -169,7 +169,8 @@ def ratings(value):
         ([1], "the choices are only 1: which number"),
         ([1, -1], "the choices are 1, -1: which number"),
         ([1, 4, 7, 4], "the choices are 1, 4, 7: which number"),
-        ([4, 7, 1], "unknown choice '4' (choices found: 4, 7, 1)"),
+        ([4, 7, 1], "the choices are 1, 4: which number"),
+        ([0, 1, 0, -1], "the choices are 0, 1, -1: which number"),
         ([0, 1, 2], "the choices are 0, 1 and 2: which"),
     ],
 )

@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import math
 from collections import Counter, defaultdict
 
 import datasets
@@ -186,6 +187,60 @@ def test_numbers_are_understood_from_later_rows(tmp_path):
     values = [1] * 100 + [0] * 60
     path = write(tmp_path / "t.jsonl", jsonl([{**r, "choice": v} for r, v in zip(CHOICES, values)]))
     assert judged(pairs_of(path))[100:] == EXPECTED[100:]
+
+
+def test_what_numbers_were_taken_for_is_said(tmp_path, capsys):
+    values = [1, 0, 1]
+    path = write(tmp_path / "t.jsonl", jsonl([{**r, "choice": values[n % 3]} for n, r in enumerate(CHOICES)]))
+    status, folder = build(tmp_path, path=path)
+    said = capsys.readouterr().out
+    assert status == 0 and "0 as `response_a` (" in said and "--choice_values a=1 b=0" in said
+    assert set(json.loads((folder / "build.json").read_text())["choice_numbers"]) == {"0", "1"}
+    status, _ = build(tmp_path, "--choice_values", "a=1", "b=0", path=path, out="told")
+    assert status == 0 and "choices were read as" not in capsys.readouterr().out
+
+
+def test_numbers_beside_those_of_two_sides_are_no_sides_and_none_is_skipped(tmp_path, capsys):
+    for values in ([1, 0.5, 0], [0.5, 0, 1], [-1, 0, 1], [3, 4, 5, 2], [1, 2, 3]):
+        table = [{**r, "choice": values[n % len(values)]} for n, r in enumerate(CHOICES)]
+        path = write(tmp_path / "t.jsonl", jsonl(table))
+        assert build(tmp_path, "--skip_invalid", path=path)[0] == 2
+        assert "which number stands for which response is unclear" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("empty", [None, math.nan, ""])
+def test_an_empty_cell_may_be_a_tie(empty, tmp_path):
+    values = ["a", "b", empty]
+    path = write(tmp_path / "t.jsonl", jsonl([{**r, "choice": values[n % 3]} for n, r in enumerate(CHOICES)]))
+    source = Table(str(path), choice_values={"a": "a", "b": "b", "tie": "null"})
+    assert len(judged(list(source.rows()))) == sum(n % 3 < 2 for n in range(len(CHOICES)))
+    assert source.dropped == {"tie": sum(n % 3 == 2 for n in range(len(CHOICES)))}
+
+
+def turns(*texts):
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    return [{"role": names[text[0]], "content": text} for text in texts]
+
+
+@pytest.mark.parametrize("before", [(), ("s be nice",), ("u first", "a well")])
+@pytest.mark.parametrize("layout", ["pairs", "ratings"])
+def test_what_comes_before_an_answer_is_its_prompt(layout, before, tmp_path):
+    good, bad = turns(*before, "u why", "a good"), turns(*before, "u why", "a bad")
+    if layout == "pairs":
+        table = [{"user_id": "ann", "prompt": "u why", "chosen": good, "rejected": bad}]
+    else:
+        table = [{"user_id": "ann", "prompt": "u why", "response": r, "rating": n} for n, r in enumerate((bad, good))]
+    (pair,) = pairs_of(write(tmp_path / "t.jsonl", jsonl(table)))
+    assert pair["prompt"] == turns(*before, "u why")
+    assert (pair["chosen"], pair["rejected"]) == (turns("a good"), turns("a bad"))
+
+
+def test_a_rated_conversation_without_a_prompt_is_an_error_of_its_row(tmp_path):
+    table = [{"user_id": "ann", "response": turns("u why", f"a {n}"), "rating": n} for n in range(3)]
+    errors = [
+        row for row in Table(str(write(tmp_path / "t.jsonl", jsonl(table)))).rows() if isinstance(row, Exception)
+    ]
+    assert len(errors) == 3 and "a conversation that begins with the user, where there is no prompt" in str(errors[0])
 
 
 def test_choices_of_several_raters_in_a_row(tmp_path):
@@ -442,6 +497,7 @@ def test_every_two_of_a_ranking_are_a_pair(tmp_path):
         ("A > B", "a text. Give a list of responses, best first"),
         (["A", None], "a list that holds null"),
         ([], "a ranking of fewer than two responses"),
+        (["A", "B", "A"], "a ranking that holds one response twice"),
     ],
 )
 def test_what_is_no_ranking_is_an_error_of_its_row(ranking, said, tmp_path):

@@ -75,7 +75,7 @@ class Table(Source):
     choice_values: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "what the choice column holds, if not a/b, left/right, 0/1, 1/2 and the like: a=… b=… tie=…",
+            "help": "what the choice column holds, if not a/b, left/right, 0/1 (0 is a), 1/2 and the like: a=… b=… tie=…; null is an empty cell",
             "metavar": "SIDE=VALUE",
         },
     )
@@ -188,6 +188,7 @@ class Table(Source):
             "attribution": self.attribution,
             "notes": " ".join(notes),
             "raters_by_position": sorted(self.row_reader.by_position) if self.row_reader else [],
+            "choice_numbers": self.row_reader.number_meanings() if self.row_reader else {},
             "stripped_ids": len(self.row_reader.stripped) if self.row_reader else 0,
             "close_ratings": self._ratings.close_share if self._ratings else 0.0,
         }

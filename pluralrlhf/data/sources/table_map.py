@@ -186,7 +186,13 @@ def conversation(value: Any, role: str) -> Any:
             found = f"a list that holds {kind(message)}" + (
                 " without role or content" if isinstance(message, dict) else ""
             )
-            raise RowError("wrong_type", found, f"Give a text, or messages with role and content, {_SKIP}")
+            remedy = f"Give a text, or messages with role and content, {_SKIP}"
+            if isinstance(message, dict) and {"from", "value"} <= message.keys():
+                remedy = (
+                    "Rename `from` and `value` to `role` and `content`, and human and gpt to user and assistant, or give a "
+                    "text"
+                )
+            raise RowError("wrong_type", found, remedy)
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
@@ -204,6 +210,15 @@ def shared_prefix(chosen: Sequence[Any], rejected: Sequence[Any]) -> int:
     """How many first messages two conversations share, leaving each at least one (TRL's implicit prompt)."""
     most = min(len(chosen), len(rejected)) - 1
     return next((i for i in range(most) if chosen[i] != rejected[i]), max(most, 0))
+
+
+def repeated_prompt(prompt: Sequence[Any], responses: Sequence[Sequence[Any]]) -> int:
+    """How many first messages of all the responses are the prompt, or end with it after earlier turns or a system message."""
+    first = responses[0] if responses else []
+    for n in range(len(prompt), min((len(response) for response in responses), default=0)):
+        if n and first[n - len(prompt) : n] == prompt and all(response[:n] == first[:n] for response in responses):
+            return n
+    return 0
 
 
 def by_user(user: Any, value: Any) -> list[tuple[Any, Any]]:

@@ -18,6 +18,7 @@ from .table_map import (
     conversation,
     item_key,
     lookup,
+    repeated_prompt,
     several,
     shared_prefix,
 )
@@ -68,6 +69,14 @@ class RowReader:
         self._seen.clear()
         self._repeats.clear()
 
+    def number_meanings(self) -> dict[str, str]:
+        """Each number that is a choice to the response that it was taken for, and how often; none where it was said."""
+        if not (self.choices and self.choices.numbers):
+            return {}
+        a, b = (self.columns.found[side] for side in ("response_a", "response_b"))
+        meant = {"0": a, "1": b} if self.choices.zero_based else {"1": a, "2": b}
+        return {word: f"`{side}` ({self.choices.numbers[word]:,} times)" for word, side in meant.items()}
+
     def pairs(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """The pairs of a row: one, or one a rater, of pairs and choices; every two of a ranking; none for a tie."""
         columns = self.columns
@@ -106,9 +115,6 @@ class RowReader:
         """`(user, prompt or None, response, rating, items)` of a row: one, or one a rater and response."""
         columns = self.columns
         user = columns.need(row, "user_id") if "user_id" in columns.found else MISSING
-        prompt = None
-        if not self.standalone:
-            prompt = check_messages(self._prompt(row)[0], columns.found["prompt"])
         responses, values = columns.need(row, "response"), columns.need(row, "rating")
         if several(responses):
             if not isinstance(values, list) or len(values) != len(responses):
@@ -121,7 +127,7 @@ class RowReader:
         each_own = isinstance(user, list) and len(user) == len(responses) and all(isinstance(u, list) for u in user)
         judged = []
         for response, value, users in zip(responses, values, user if each_own else [user] * len(responses)):
-            text = check_messages(self._as_text(response, "response"), columns.found["response"])
+            prompt, text = self._answer(row, self._as_text(response, "response"))
             items = () if self.items in ("prompt", "responses") else self._items(row, prompt, text)
             items = tuple(clean_id(item, self.items) for item in items)
             for rater, rating in self._raters(row, users, "rating", value):
@@ -133,6 +139,19 @@ class RowReader:
         for rater, *_ in judged:
             self._profile(rater, row)
         yield from judged
+
+    def _answer(self, row: dict[str, Any], text: Any) -> tuple[Any, Any]:
+        """The prompt, `None` where texts stand alone, and a rated response without it."""
+        columns, prompt = self.columns, None
+        if not self.standalone:
+            prompt, text = self._prompt(row, text)
+            prompt = check_messages(prompt, columns.found["prompt"])
+        text = check_messages(text, columns.found["response"])
+        if prompt is None and text[0]["role"] != "assistant":
+            found = f"a conversation that begins with the {text[0]['role']}, where there is no prompt"
+            remedy = f"Map what comes before the answer with --map prompt=COLUMN, {_SKIP}"
+            raise RowError("missing_prompt", found, remedy, column=columns.found["response"])
+        return prompt, text
 
     def _ranked(self, row: dict[str, Any]) -> list[Any]:
         """The responses of a row of pairs or rankings, best first."""
@@ -149,7 +168,12 @@ class RowReader:
         if found:
             remedy = f"Give a list of responses, best first (in JSON, JSONL or parquet), {_SKIP}"
             raise RowError("wrong_type", found, remedy, column=column)
-        return [self._as_text(response, "ranking") for response in ranked]
+        texts = [self._as_text(response, "ranking") for response in ranked]
+        if any(one == other for one, other in combinations(texts, 2)):
+            raise RowError(
+                "same_response", "a ranking that holds one response twice", f"Name each once, {_SKIP}", column=column
+            )
+        return texts
 
     def _raters(self, row: dict[str, Any], user: Any, name: str, value: Any = MISSING) -> list[tuple[Any, Any]]:
         value = self.columns.need(row, name) if value is MISSING else value
@@ -193,9 +217,8 @@ class RowReader:
             return messages(self.columns.default_prompt, "user"), *responses
         if "prompt" in self.columns.found:
             prompt = self._text(row, "prompt", "user")
-            n = len(prompt)
-            if n and all(len(response) > n and response[:n] == prompt for response in responses):
-                return prompt, *(response[n:] for response in responses)
+            if n := repeated_prompt(prompt, responses):
+                return responses[0][:n], *(response[n:] for response in responses)
             return prompt, *responses
         n = shared_prefix(*responses)
         if not n:

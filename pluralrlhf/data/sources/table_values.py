@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -15,6 +16,7 @@ from ..schema import RowError, kind
 
 A_LIST = "a list that is written as one text"
 NO_LISTS = "A list of judgments needs JSON, JSONL or parquet, where a list is one, or a row a judgment"
+_NULL = "null"  # in --choice_values, for an empty cell as well
 _SHOWN = 8  # different choices that an error names at most
 _WHOLE, _COMMA = re.compile(r"-?\d+\.0+"), re.compile(r"\s*-?\d+,\d+\s*")
 _ACCEPTED = "Known are a and b, left and right, 0 and 1, 1 and 2, and tie; say what others mean"
@@ -62,8 +64,12 @@ class Choices:
         self.sides |= {_word(names[0]): "a", _word(names[1]): "b"}
         for side, text in values.items():
             self.sides |= {_word(word): side for word in (text, *text.split(","))}
+            if _NULL in map(_word, (text, *text.split(","))):
+                self.sides[""] = side
         self.told = bool(values)
         self.zero_based: bool | None = None
+        self.numbers: Counter = Counter()  # how often each number was read as a side without being told
+        self.others: dict[str, None] = {}  # other numbers
         self.found: dict[str, None] = {}  # the first different words, for the error
 
     def decides(self, value: Any) -> bool:
@@ -81,7 +87,10 @@ class Choices:
                 return
 
     def __call__(self, value: Any) -> str:
-        if value is None or isinstance(value, (list, dict)) or (isinstance(value, float) and math.isnan(value)):
+        nothing = value is None or (isinstance(value, float) and math.isnan(value))
+        if nothing and "" in self.sides:
+            return self.sides[""]
+        if nothing or isinstance(value, (list, dict)):
             found = f"the choice is {kind(value)}"
             raise RowError("missing_choice", found, f"Give a or b, {_SKIP}")
         word = _word(value)
@@ -91,17 +100,30 @@ class Choices:
             if self.zero_based is None:
                 self.settle([word])
             if self.zero_based is None or word == ("2" if self.zero_based else "0"):
-                what = "0, 1 and 2" if self.zero_based is not None else self._seen() or "only 1"
-                raise DataError(
-                    f"the choices are {what}: which number stands for which response is unclear",
-                    f"{_ACCEPTED}, such as --choice_values a=1 b=2 tie=0, or a=1,2,3 tie=4 b=5,6,7 for a scale",
-                )
+                self._unclear("0, 1 and 2" if self.zero_based is not None else self._seen() or "only 1")
+            self.numbers[word] += 1
+            self._check_numbers()
             return "a" if word == ("0" if self.zero_based else "1") else "b"
+        if to_number(word) is not None and not self.told:
+            self.others[word[:20]] = None
+            self._check_numbers()
         remedy = f"{_ACCEPTED}, such as --choice_values a=… b=… tie=…, or a=1,2,3 tie=4 b=5,6,7 for a scale, {_SKIP}"
         found = "the choice is empty" if not word else f"unknown choice {word[:20]!r}"
         if word and (seen := self._seen()):
             found += f" (choices found: {seen})"
         raise RowError("unknown_choice", found, remedy)
+
+    def _check_numbers(self) -> None:
+        """One more number beside 0 and 1, or 1 and 2: scores or a scale, which read as sides could be turned round."""
+        sides = [*self.numbers, *(word for word in self.found if word in ("0", "1", "2"))]
+        if self.others and sides:
+            self._unclear(", ".join(dict.fromkeys([*sides, *self.others])))
+
+    def _unclear(self, what: str) -> None:
+        raise DataError(
+            f"the choices are {what}: which number stands for which response is unclear",
+            f"{_ACCEPTED}, such as --choice_values a=1 b=2 tie=0, or a=1,2,3 tie=4 b=5,6,7 for a scale",
+        )
 
     def _seen(self) -> str:
         """The different choices that were looked at, where there were several."""
