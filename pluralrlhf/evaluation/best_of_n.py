@@ -139,7 +139,11 @@ def best_of_n(
     weights = true_weights(truth)
     pools = sorted(pools_of(splits, truth, split), key=lambda p: -len(p.responses))[:max_prompts]
     smallest = min(len(pool.responses) for pool in pools)
-    sizes = [n for n in sizes if n <= smallest]
+    asked, sizes = sizes, sorted({int(n) for n in sizes if 1 <= n <= smallest})
+    if not sizes:
+        raise ConfigError(
+            f"`sizes` holds {', '.join(map(str, asked))}, but a prompt has only {smallest} responses: give 1 to {smallest}."
+        )
     rows = history.rows(split)
     salt = np.uint64(stable_hash(f"best of n:{seed}"))
     rows = rows[np.argsort(mix(history.user_key[history.user[rows]], salt), kind="stable")]

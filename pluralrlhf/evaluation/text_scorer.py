@@ -7,6 +7,8 @@ import time
 import numpy as np
 import torch
 
+from ..modeling.text import encode_contexts
+from ..user_models.text import TextState
 from .controls import Context
 from .scorers import RewardModelScorer, Scores
 
@@ -19,6 +21,10 @@ class TextScorer(RewardModelScorer):
 
     def prepare(self, rows: np.ndarray) -> None:
         """Nothing: with a text in front, a response has no features of its own."""
+
+    def encode(self, context: Context) -> TextState:
+        """The text of one user a row, for targets that share no item with what the user wrote."""
+        return encode_contexts(self.model, self.pairs.user_contexts(context.index, context.flipped))
 
     @torch.inference_mode()
     def score(self, rows: np.ndarray, context: Context, predictive: bool = True) -> Scores:

@@ -58,16 +58,21 @@ def text_rewards(
     model: PersonalizedRewardModel,
     prompts: Sequence[Messages],
     responses: Sequence[Messages],
-    state: TextState | UserState | None,
+    state: TextState | None,
     batch_size: int = 32,
     packing: str | None = None,
 ) -> Tensor:
     """(n,) rewards of responses under n texts; `packing: shared_prefix` reads each text once a batch."""
-    prefixes = state.prefixes if isinstance(state, TextState) else [[]] * len(prompts)
+    if state is not None and not isinstance(state, TextState):
+        raise ConfigError(
+            f"`state` is a {type(state).__name__}, in which there is no text of the user. Give what `encode_user`, "
+            "`encode_contexts` or `user_text` returns."
+        )
+    prefixes = [[]] * len(prompts) if state is None else state.prefixes
     head = model.user_model
     if head.config.reader == "embedding":
         features = head.standardize(model.featurize(prompts, responses))
-        texts = state.texts if isinstance(state, TextState) else [""] * len(prompts)
+        texts = [""] * len(prompts) if state is None else state.texts
         known = torch.tensor([bool(text) for text in texts], device=features.device)
         values = model.featurize([""] * len(texts), [text or " " for text in texts])
         values = head.standardize(values.to(head.feature_mean.device))

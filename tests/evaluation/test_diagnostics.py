@@ -211,13 +211,15 @@ def test_best_of_n_by_the_truth_has_no_regret_and_by_its_opposite_does_harm(monk
     monkeypatch.setattr(module.Truth, "load", classmethod(lambda cls, folder: truth))
     table = {split: pa.Table.from_pylist(rows)}
     judges = [Judge("knows", weights), Judge("opposite", {k: -v for k, v in weights.items()}), Judge("blind", {})]
-    found = module.best_of_n(judges, "data", {split: rows}, UserHistory(table), sizes=[1, 2, 8, 16])
+    found = module.best_of_n(judges, "data", {split: rows}, UserHistory(table), sizes=[16, 8, 1, 2])
     assert found["sizes"] == [1, 2, 8] and found["n_users"] == 4
     knows, opposite = found["methods"]["knows"], found["methods"]["opposite"]
     assert all(abs(value["value"]) < 1e-9 for value in knows["regret"])
     assert knows["true"][2]["value"] == pytest.approx(found["best"][2])
     assert knows["over_optimisation"]["value"] == 0 and opposite["over_optimisation"]["value"] > 1
     assert abs(found["methods"]["blind"]["true"][1]["value"]) < 0.3
+    with pytest.raises(ConfigError, match="only 8 responses: give 1 to 8"):
+        module.best_of_n(judges, "data", {split: rows}, UserHistory(table), sizes=[64])
     with pytest.raises(ConfigError, match="prompts that no context holds"):
         module.best_of_n(judges, "data", {split: rows}, UserHistory(table), split="validation")
 
