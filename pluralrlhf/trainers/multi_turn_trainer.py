@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,7 @@ class MultiTurnGRPOTrainer(GRPOTrainer):
         self.belief = belief
         if belief is None and self.curiosity.reward != "none":
             self.belief = world.exact_belief()
+        self._eval_batches = count()
         self._profiles = {u.user_id: u for split in ("train", "validation", "test") for u in world.users(split)}
         train_dataset = train_dataset if train_dataset is not None else world_dataset(world, "train")
         for name, data in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
@@ -157,10 +159,16 @@ class MultiTurnGRPOTrainer(GRPOTrainer):
         self._rows = self._conversations = None
         return output
 
+    def evaluation_loop(self, *args, **kwargs):
+        self._eval_batches = count()
+        return super().evaluation_loop(*args, **kwargs)
+
     def _rollout(self, prompts, trainer) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
         step, rank = self.state.global_step, self.accelerator.process_index
-        seed = (self.args.seed, mode, step, rank)
+        # A step of accumulated gradients may generate several times, an evaluation a batch at a time.
+        part = self._step % self.args.gradient_accumulation_steps if mode == "train" else next(self._eval_batches)
+        seed = (self.args.seed, mode, step, rank, *([part] if part else []))
         conversations = [
             Conversation(self._profiles[row["user_id"]], prompt, seed=stable_seed(*seed, i))
             for i, (row, prompt) in enumerate(zip(self._rows, prompts))

@@ -112,6 +112,11 @@ class PersonalizedRewardConfig(RewardConfig):
         },
     )
 
+    per_device_eval_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Pairs in a batch of the evaluation on each device. Unset: 8, or 1024 for frozen features."},
+    )
+
     choose_best_metric: bool = field(
         default=False,
         metadata={
@@ -121,6 +126,8 @@ class PersonalizedRewardConfig(RewardConfig):
     )
 
     def __post_init__(self):
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = 8 if self.encoder is None else 1024
         self._check()
         frozen_or_cpu = self.encoder is not None or not _has_accelerator()
         if self.bf16 is None:
@@ -129,8 +136,6 @@ class PersonalizedRewardConfig(RewardConfig):
         # Transformers reads it in its own `__post_init__`.
         method = user_model_class(self.user_model)
         self.gradient_checkpointing = self.gradient_checkpointing and self.encoder is None and method.recomputable
-        if self.encoder is not None and self.per_device_eval_batch_size == type(self).per_device_eval_batch_size:
-            self.per_device_eval_batch_size = 1024
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better, self.choose_best_metric = *_ACCURACY, True
         # Several processes without an accelerator form no group unless they are told to use the CPU.

@@ -183,7 +183,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
     # Data
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name) -> Dataset:
-        if "row" in dataset.column_names:
+        if set(dataset.column_names) in ({"row"}, {"row", "n_context"}):  # what this made before
             return dataset
         rows = self.pairs.add(dataset_name, dataset)
         if dataset_name == "train":

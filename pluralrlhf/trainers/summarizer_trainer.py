@@ -294,7 +294,16 @@ class SummarizerTrainer(GRPOTrainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Accuracy on validation users: one greedy summary a user, pairs outside its context; the best pair is kept."""
+        """Accuracy on validation users: one greedy summary a user, pairs outside its context; the best pair is kept.
+
+        Raises:
+            ConfigError: `eval_dataset` is given here, or was not to the trainer.
+        """
+        if eval_dataset is not None and eval_dataset is not self.eval_dataset:
+            raise ConfigError(
+                "`eval_dataset` is that of the trainer, by which the best pair is chosen. Evaluate other users with "
+                "`pluralrlhf eval summarizer`."
+            )
         if not self._eval_users:
             raise ConfigError("`eval_dataset` is missing: there are no validation users to evaluate on.")
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.validation().items()}
