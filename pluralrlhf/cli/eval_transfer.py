@@ -13,8 +13,8 @@ EXAMPLE = """example:
       --writer gpt-4o-mini --judge gpt-4o-mini --base_url https://api.openai.com/v1 --api_key_env OPENAI_API_KEY \\
       --output_dir runs/plus-transfer
 
-A name without `--base_url` is a local transformers model. The same command goes on where it stopped: answers are kept in
-responses.jsonl and verdicts.jsonl, and none is paid for twice.
+A name without `--base_url` is a local transformers model. With a server the same command goes on where it stopped: answers
+are kept in responses.jsonl and verdicts.jsonl, and none is paid for twice. Local models begin anew.
 """
 
 
@@ -41,14 +41,14 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval transfer") 
     add("--n_evidence", type=int, default=4, help="held-back pairs that the judge sees (default: 4)")
     add("--use_profile", action="store_true", help="the judge sees the true `profile` in place of held-back pairs")
     add("--split", help="split of the prompts (default: unseen users on unseen items)")
-    add("--concurrency", type=int, default=16, help="requests in flight (default: 16)")
+    add("--concurrency", type=int, default=16, help="requests in flight at a server (default: 16)")
     add("--max_tokens", type=int, default=256, help="longest response (default: 256)")
     add(
         "--prices",
         nargs=2,
         type=float,
         metavar="P",
-        help="cost of a million prompt and of a million completion tokens",
+        help="cost of a million prompt and of a million completion tokens, with a server",
     )
     args = parser.parse_args(argv)
 
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval transfer") 
     for name in ("n_context", "n_users", "n_prompts", "concurrency", "max_tokens"):
         if getattr(args, name) < 1:
             raise ConfigError(f"`--{name}` is {getattr(args, name)}; give at least 1.")
+    if args.n_evidence < 0:
+        raise ConfigError(f"`--n_evidence` is {args.n_evidence}; give at least 0.")
     folder = check_output(args.output_dir)
     users = transfer_users(
         args.model,

@@ -209,14 +209,15 @@ def _gain(model, data: ElicitationData, user: int, goal: Tensor, known: Sequence
     for number, context in enumerate(contexts):
         rows[number, : len(context)] = context
     distinct, index = np.unique(np.maximum(rows, 0), return_inverse=True)
-    mask = torch.from_numpy(rows >= 0)
-    state = model.encode(data.features(distinct), torch.from_numpy(index.reshape(rows.shape)), mask)
+    features = data.features(distinct)
+    index, mask = torch.from_numpy(index.reshape(rows.shape)), torch.from_numpy(rows >= 0)
+    state = model.encode(features, index.to(features.device), mask.to(features.device))
     loss = torch.nn.functional.logsigmoid(Pairs(model, goal).log_odds(state))
     targets = data.items[data.train_targets[user]]
     context_items = data.items[np.maximum(rows, 0)]
     used = (rows >= 0)[:, None, :, None, None] & (context_items[:, None, :, :, None] >= 0)
     clash = (used & (context_items[:, None, :, :, None] == targets[None, :, None, None, :])).any((2, 3, 4))
-    free = torch.from_numpy(~clash).to(loss.dtype)
+    free = torch.from_numpy(~clash).to(loss)
     return ((loss[1:] - loss[:1]) * free[1:]).sum(1) / free[1:].sum(1).clamp(min=1)
 
 
@@ -247,7 +248,7 @@ def interview(
     elif acquisition == "random":
         left = np.random.default_rng([seed, user]).permutation(len(rows)).tolist()
     for step in range(n_questions + 1):
-        index = torch.arange(len(asked))[None]
+        index = torch.arange(len(asked), device=answers.device)[None]
         state = model.encode(answers[asked], index, torch.ones_like(index, dtype=torch.bool))
         margin, log_odds = targets.margins(state)[0], targets.log_odds(state)[0].double()
         accuracy = (margin > 0).double().mean() + 0.5 * (margin == 0).double().mean()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ..errors import ConfigError
+from ..files import json_digest
 from ..user_models.elicitation import ACQUISITIONS, Pairs, Uncertainty, predictive, question_set
 
 if TYPE_CHECKING:
@@ -175,4 +176,6 @@ def _question(row: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
     if not row.get("responses") and repr(responses[0]) > repr(responses[1]):
         # The order in which a recorded pair is shown must not say what was chosen.
         responses = responses[::-1]
-    return {"prompt": row["prompt"], "responses": list(responses), "pair_id": row.get("pair_id") or f"row-{number}"}
+    # Without an id of its own a question is what it says: a number would be another question's in another file.
+    own = json_digest([row["prompt"], sorted(map(json_digest, responses))])
+    return {"prompt": row["prompt"], "responses": list(responses), "pair_id": row.get("pair_id") or own}

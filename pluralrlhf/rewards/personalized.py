@@ -125,6 +125,7 @@ class PersonalizedReward:
 
     def forget(self, user_id: str) -> int:
         """Removes a user's pairs and state; returns how many pairs there were."""
+        user_id = str(user_id)  # ids that are integers in a dataset are kept as texts
         self._states.pop(user_id, None)
         self.scale.forget(user_id)
         known = self.history.pop(user_id, [])

@@ -83,6 +83,8 @@ def test_forgetting_removes_history_and_state(reward_model):
     reward = PersonalizedReward(reward_model, pet_dataset(1, 5, first_user=100))
     reward(prompts=["p"], completions=["a cat"], user_id=["u100"])
     assert reward.forget("u100") == 5
+    numbered = pet_dataset(1, 5).remove_columns("user_id").add_column("user_id", [7] * 5)
+    assert PersonalizedReward(reward_model, numbered).forget(7) == 5
     with pytest.raises(ConfigError, match="no pairs"):
         reward(prompts=["p"], completions=["a cat"], user_id=["u100"])
 
