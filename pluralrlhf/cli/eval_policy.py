@@ -34,6 +34,13 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--user", default="scripted", choices=("scripted", "local", "endpoint"))
     parser.add_argument("--user_model", help="model of `local` and `endpoint` users")
     parser.add_argument("--user_base_url", help="address of the endpoint")
+    parser.add_argument(
+        "--belief",
+        default="exact",
+        metavar="BELIEF",
+        help="what reads the conversations: `exact`, the same for every policy (default); `trained`, that which rewarded "
+        "this one; or a folder written by `ClassifierBelief.save`",
+    )
     parser.add_argument("--n_samples", type=int, default=6, help="conversations shown in the report (default: 6)")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -60,18 +67,20 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
     from ..evaluation.policy import play, summarise
     from ..evaluation.policy_report import conversations_html, page
     from ..rewards.curiosity import CuriosityConfig
-    from .train_policy import make_user
+    from .train_policy import make_belief, make_user
 
     world = make_world(about["world"], **about["world_kwargs"])
     settings = {"suggestible": args.suggestible} if args.user == "scripted" else None
     user = make_user(args.user, world, args.user_model, args.user_base_url, settings)
-    belief = world.exact_belief()
+    reads = about["belief"] if args.belief == "trained" else args.belief
+    belief = make_belief(reads) or world.exact_belief()
     curiosity = CuriosityConfig(**about["curiosity"])
     checkpoints = {"start": Path(about["start"]), "best": folder / "best", "final": folder}
     results: dict = {
         "schema": 1,
         "model": args.model,
         "command": shlex.join([*prog.split(), *argv]),
+        "belief": reads,
         "checkpoints": {},
     }
     out = Path(args.output_dir)
@@ -101,9 +110,10 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
                 summary = summarise(conversations, world, belief)
                 results["checkpoints"][name][split] = summary
                 if "success" in summary:
-                    low, high = summary["success"]["ci95"]
+                    interval = summary["success"]["ci95"]
+                    shown = "[{:.3f}, {:.3f}]".format(*interval) if interval else "(one user)"
                     print(
-                        f"{name:6} {split:10} success {summary['success']['value']:.3f} [{low:.3f}, {high:.3f}]  "
+                        f"{name:6} {split:10} success {summary['success']['value']:.3f} {shown}  "
                         f"turns {summary['turns']['value']:.2f}  invalid {100 * summary['invalid']:.1f} %  "
                         f"failed {summary['failed']}"
                     )

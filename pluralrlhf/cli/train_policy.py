@@ -85,6 +85,15 @@ def make_user(kind: str, world, model: str | None, base_url: str | None, setting
         raise ConfigError(f"`user_kwargs` does not fit `user: {kind}`: {error}.") from None
 
 
+def make_belief(name: str):
+    """The belief that an argument names: a folder's, or None for the world's own, `exact`."""
+    if name == "exact":
+        return None
+    from ..user_models.beliefs import ClassifierBelief
+
+    return ClassifierBelief.load(name)
+
+
 def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.train_policy") -> int:
     """Trains, keeps the best and the final policy; returns the exit status."""
     import argparse
@@ -139,11 +148,6 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     with loading("model", start):
         tokenizer = AutoTokenizer.from_pretrained(start)
     user = make_user(policy.user, world, policy.user_model, policy.user_base_url, policy.user_kwargs)
-    belief = None
-    if policy.belief != "exact":
-        from ..user_models.beliefs import ClassifierBelief
-
-        belief = ClassifierBelief.load(policy.belief)
     args.model_init_kwargs = args.model_init_kwargs or {"dtype": "float32" if not args.bf16 else "bfloat16"}
     trainer = MultiTurnGRPOTrainer(
         start,
@@ -151,7 +155,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         args,
         world=world,
         user=user,
-        belief=belief,
+        belief=make_belief(policy.belief),
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),

@@ -18,9 +18,6 @@ from ..errors import DataError
 
 ITEMS = ("Food", "Water", "Firewood")
 TYPES = tuple(itertools.permutations(range(3)))  # indices into ITEMS, most to least important
-DESCRIPTIONS = tuple(
-    f"{ITEMS[a].lower()} matters most, then {ITEMS[b].lower()}, {ITEMS[c].lower()} least" for a, b, c in TYPES
-)
 ITEM_WORDS = {
     "Food": (r"foods?",),
     "Water": (r"waters?",),

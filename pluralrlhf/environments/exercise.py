@@ -285,10 +285,6 @@ class ExerciseBelief:
     def beliefs(self, transcripts: Sequence[Sequence[dict[str, str]]]) -> np.ndarray:
         return self.factors.beliefs(self._said(transcripts))
 
-    def attribute_beliefs(self, transcripts: Sequence[Sequence[dict[str, str]]]) -> np.ndarray:
-        """P(value 1) of each attribute, (N, T + 1, 20)."""
-        return self.factors.marginals(self._said(transcripts))
-
     def _said(self, transcripts) -> list[list[list[tuple[int, int]]]]:
         return [statements_by_turn(messages, self.world.statements) for messages in transcripts]
 

@@ -17,10 +17,10 @@ import torch
 
 from ..data.history import UserHistory, mix, stable_hash
 from ..errors import ConfigError
+from .bootstrap import user_interval
 from .controls import Context, ControlContexts
 from .reference import Truth
 from .scorers import RewardModelScorer
-from .summaries import user_interval
 
 SIZES = (1, 2, 4, 8, 16, 32)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy import sparse, stats
@@ -318,3 +319,15 @@ def _group_sums(keys: Sequence[np.ndarray], rows: np.ndarray, n_rows: int) -> sp
     starts = np.flatnonzero(np.r_[np.ones(min(1, len(code)), dtype=bool), code[1:] != code[:-1]])
     ends = np.r_[starts, len(code)].astype(np.int32)
     return sparse.csr_matrix((np.ones(len(rows)), rows[order], ends), shape=(len(starts), n_rows))
+
+
+def user_interval(values: np.ndarray, seed: int = 0, n_resamples: int = 2000) -> dict[str, Any]:
+    """`{"value", "ci95", "n_users"}` of one value a user, users resampled; NaN values are left out."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {"value": None, "ci95": None, "n_users": 0}
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (n_resamples, len(values)))].mean(axis=1)
+    interval = [float(x) for x in np.percentile(means, [2.5, 97.5])] if len(values) > 1 else None
+    return {"value": float(values.mean()), "ci95": interval, "n_users": len(values)}

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..data.history import mix, stable_hash, unit_interval
 from ..errors import ConfigError, DataError
-from ..user_models.elicitation import ACQUISITIONS, Pairs, question_set
+from ..user_models.elicitation import ACQUISITIONS, Pairs, next_question
+from .bootstrap import user_interval
 from .opinions import Opinions
 from .scorers import RewardModelScorer
-from .summaries import user_interval
 
 FIXED = "fixed"
 METHODS = (*ACQUISITIONS, FIXED)
@@ -258,7 +258,7 @@ def interview(
         at = 0
         if acquisition in ("epig", "bald", "d_optimal"):
             options = {"targets": goals, "n_draws": n_draws, "seed": seed}
-            at = question_set(pool.rows(left), state, 1, acquisition, **options)[0][0]
+            at = next_question(pool.rows(left), state, acquisition, **options)[0]
         asked.append(left.pop(at))
     return np.array(curve), [int(rows[i]) for i in asked]
 

@@ -15,9 +15,10 @@ from ..errors import ConfigError
 from ..files import write_json
 from ..trainers.summarizer_start import Topics
 from ..user_models.text.base import as_text
+from .bootstrap import user_interval
 from .evaluate import check_output
 from .scorers import check_distinct, load_scorers
-from .summaries import by_user, copying, faithfulness, others, rankings, swap_topics, user_interval
+from .summaries import by_user, copying, faithfulness, others, rankings, swap_topics
 from .summary import command_line
 from .transfer import TransferUser
 

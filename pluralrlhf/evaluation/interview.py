@@ -9,7 +9,7 @@ import torch
 
 from ..errors import ConfigError
 from ..files import json_digest
-from ..user_models.elicitation import ACQUISITIONS, Pairs, Uncertainty, predictive, question_set
+from ..user_models.elicitation import ACQUISITIONS, Pairs, Uncertainty, next_question, predictive
 
 if TYPE_CHECKING:
     from ..modeling import PersonalizedRewardModel
@@ -117,7 +117,7 @@ class Interview:
         # A draw of its own for each question: `random` would otherwise repeat its order's first place.
         seed = self.seed + len(self._asked) if self.acquisition == "random" else self.seed
         options = {"targets": self._targets, "n_draws": self.n_draws, "seed": seed}
-        return self.left[question_set(self._pool.rows(self.left), self.state, 1, self.acquisition, **options)[0][0]]
+        return self.left[next_question(self._pool.rows(self.left), self.state, self.acquisition, **options)[0]]
 
     def answer(self, question: int, choice: int | None) -> None:
         """Takes the user's answer: 0 for the first response, 1 for the second, `None` to skip the question.

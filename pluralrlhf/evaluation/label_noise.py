@@ -9,10 +9,11 @@ import numpy as np
 
 from ..data.history import mix, stable_hash, unit_interval
 from ..metrics import correct
+from .bootstrap import user_interval
 from .controls import Context, ControlContexts
 from .evaluation_data import EvaluationData
 from .scorers import Scorer
-from .summaries import by_user, user_interval
+from .summaries import by_user
 
 RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _CHUNK = 512

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..metrics import correct
-from .bootstrap import CrossedBootstrap
+from .bootstrap import CrossedBootstrap, user_interval
 from .predictions import Predictions
-from .summaries import user_interval
 
 MIN_JUDGES = 10
 MIN_GROUP = 15

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..environments.base import Belief, Conversation, ScriptedUser, SimulatedUser, World, stable_seed
+from .bootstrap import user_interval
 
 
 def play(
@@ -53,17 +54,6 @@ def play(
     return conversations
 
 
-def bootstrap_mean(values: np.ndarray, seed: int = 0, n_resamples: int = 2000) -> tuple[float, float, float]:
-    """Mean of one value a user, and its 95 % interval over resampled users; NaN for no values."""
-    values = np.asarray(values, dtype=np.float64)
-    if not len(values):
-        return float("nan"), float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (n_resamples, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(values.mean()), float(low), float(high)
-
-
 def by_user(conversations: Sequence[Conversation], values: Sequence[float]) -> np.ndarray:
     """Mean of `values` over each user's conversations, in order of first appearance."""
     sums: dict[str, list[float]] = {}
@@ -74,9 +64,7 @@ def by_user(conversations: Sequence[Conversation], values: Sequence[float]) -> n
 
 def interval(conversations: Sequence[Conversation], values: Sequence[float]) -> dict[str, Any]:
     """`{"value", "ci95", "n_users", "n_conversations"}`, users resampled."""
-    users = by_user(conversations, values)
-    mean, low, high = bootstrap_mean(users)
-    return {"value": mean, "ci95": [low, high], "n_users": len(users), "n_conversations": len(conversations)}
+    return {**user_interval(by_user(conversations, values)), "n_conversations": len(conversations)}
 
 
 def summarise(conversations: Sequence[Conversation], world: World, belief: Belief | None = None) -> dict[str, Any]:

@@ -21,7 +21,7 @@ STYLE = """
 
 
 LEGEND = (
-    "<p>Bars: the belief over the user's types after each turn, in the order of the table of shares, the true type green. "
+    "<p>Bars: the belief (<code>{}</code>) over the user's types after each turn, in the order of the table of shares, the true type green. "
     "Beside an utterance: what it does, and the intrinsic reward of its turn. Invalid utterances are red.</p>"
 )
 
@@ -93,11 +93,11 @@ def summary_html(results: dict[str, Any]) -> str:
             if "success" not in s:
                 rows.append([checkpoint, split, "-", "all failed", "-", "-", "-", str(s["failed"]), "-"])
                 continue
-            low, high = s["success"]["ci95"]
+            interval = "{:.3f} to {:.3f}".format(*s["success"]["ci95"]) if s["success"]["ci95"] else "one user"
             success = f"{s['success']['value']:.3f}"
             sizes = [f"{s['turns']['value']:.2f}", f"{s['tokens']['value']:.1f}", f"{100 * s['invalid']:.1f} %"]
             shares = f"{s['shares']['total_variation']:.3f}"
-            rows.append([checkpoint, split, success, f"{low:.3f} to {high:.3f}", *sizes, str(s["failed"]), shares])
+            rows.append([checkpoint, split, success, interval, *sizes, str(s["failed"]), shares])
     return table(head, rows)
 
 
@@ -144,7 +144,10 @@ def page(results: dict[str, Any], fragments: dict[str, str]) -> str:
     """A self-contained page: the tables, then each fragment under its heading."""
     tables = {"Belief accuracy by turn": belief_html(results), "Shares of the types": shares_html(results)}
     parts = [f"<h2>{escape(title)}</h2>\n{html}" for title, html in tables.items() if html]
-    parts += [LEGEND, *(f"<h2>{escape(title)}</h2>\n{html}" for title, html in fragments.items())]
+    parts += [
+        LEGEND.format(escape(results.get("belief", "exact"))),
+        *(f"<h2>{escape(title)}</h2>\n{html}" for title, html in fragments.items()),
+    ]
     return (
         f'<!doctype html><meta charset="utf-8"><title>policy</title><style>{STYLE}</style>\n<h1>Policy</h1>\n'
         f"<p><code>{escape(results.get('command', ''))}</code></p>\n{summary_html(results)}\n"

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..data.schema import SPLITS
 from ..errors import DataError
 from ..metrics import correct, padded_codes
 from .controls import CONTEXT_PAIR, OWN
@@ -74,16 +73,6 @@ class SplitScores:
         """(P, S) margins under the user's own context; a method without a context has the same ones for every k."""
         found = self.margin.get((method, k, OWN))
         return found if found is not None else self.margin.get((method, 0, OWN))
-
-
-def read_splits(source: Source) -> list[str]:
-    """Names of the splits with rows in `pairs.parquet`, in the contract's order."""
-    file = _open(source.folder / PAIRS, ("split",))
-    table = file.read(columns=[name for name in ("split", "dataset") if name in file.schema_arrow.names])
-    if source.dataset is not None and "dataset" in table.column_names:
-        table = table.filter(pc.equal(table["dataset"], source.dataset))
-    found = set(pc.unique(table["split"]).to_pylist())
-    return [split for split in SPLITS if split in found] + sorted(found - set(SPLITS))
 
 
 def load_scores(sources: Sequence[Source], split: str, methods: Collection[str] | None = None) -> SplitScores:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..trainers.summarizer_start import Topics
+from .bootstrap import user_interval
 
 _CLAUSE = re.compile(r"[.;,!?]|\b(?:and|but|while|whereas)\b")
 _NEGATION = re.compile(r"\b(?:not|never|no|don't|doesn't|dislikes?|hates?|avoids?|least|last|worst|less)\b")
@@ -126,18 +127,6 @@ def copying(
     excess = user_interval(mine - theirs)
     leak = bool(excess["value"] > 0.05 and excess["ci95"] is not None and excess["ci95"][0] > 0)
     return {"n": n, "own": float(mine.mean()), "other": float(theirs.mean()), "excess": excess, "leak": leak}
-
-
-def user_interval(values: np.ndarray, seed: int = 0, n_resamples: int = 2000) -> dict[str, Any]:
-    """`{"value", "ci95", "n_users"}` of one value a user, users resampled; NaN values are left out."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return {"value": None, "ci95": None, "n_users": 0}
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (n_resamples, len(values)))].mean(axis=1)
-    interval = [float(x) for x in np.percentile(means, [2.5, 97.5])] if len(values) > 1 else None
-    return {"value": float(values.mean()), "ci95": interval, "n_users": len(values)}
 
 
 def by_user(values: np.ndarray, owner: np.ndarray, n_users: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ..environments.endpoint import Completions
 from ..errors import ConfigError
 from ..user_models.text.base import as_text, summary_prefix
-from .summaries import user_interval
+from .bootstrap import user_interval
 
 JUDGE = (
     "You judge which of two responses one particular person would prefer. First you see what is known of the person, "

@@ -13,6 +13,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 from pluralrlhf.cli import main
 from pluralrlhf.environments.exercise_start import vocabulary
 from pluralrlhf.environments.tiny import tiny_policy, tiny_tokenizer
+from pluralrlhf.user_models.beliefs import ClassifierBelief, ClassifierBeliefConfig
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TINY = ["--max_steps", "2", "--per_device_train_batch_size", "4", "--num_generations", "2", "--max_new_tokens", "5"]
@@ -60,7 +61,17 @@ def test_train_then_evaluate(start, tmp_path, capsys):
     page = (results / "report.html").read_text()
     assert page.count('class="talk"') == 18 and 'class="bars"' in page
     assert page.count("<table") == 3 and "calibration error" in page and page.count("; success ") == 18
-    assert "success" in capsys.readouterr().out
+    assert "success" in capsys.readouterr().out and report["belief"] == "exact"
+    talk = [{"role": "assistant", "content": "?"}, {"role": "user", "content": "rock ."}]
+    learned = ClassifierBelief.fit(
+        [talk, talk[:1]], [0, 1], ClassifierBeliefConfig(6, hidden=4, steps=2, batch_size=2)
+    )
+    learned.save(tmp_path / "belief")
+    by_it = ["--belief", str(tmp_path / "belief"), "--splits", "test", "--n", "1"]
+    assert main(["eval", "policy", "--model", str(out), "--output_dir", str(tmp_path / "learned"), *by_it]) == 0
+    assert "(one user)" in capsys.readouterr().out
+    page = (tmp_path / "learned" / "report.html").read_text()
+    assert "one user" in page and f"<code>{tmp_path / 'belief'}</code>" in page
     (out / "config.json").write_text("damaged")
     before = (results / "conversations.jsonl").read_bytes()
     assert main(["eval", "policy", "--model", str(out), "--output_dir", str(results), "--n", "8"]) == 2

@@ -15,7 +15,7 @@ from pluralrlhf.evaluation import storage
 from pluralrlhf.evaluation.results import atypical_users, method_results
 from pluralrlhf.evaluation.runner import run_scorers
 from pluralrlhf.evaluation.split_run import _pair_ids
-from pluralrlhf.evaluation.split_scores import ScoreReader, load_scores, read_splits
+from pluralrlhf.evaluation.split_scores import ScoreReader, load_scores
 from pluralrlhf.evaluation.storage import PER_PAIR_SCHEMA, Source
 from pluralrlhf.evaluation.verdicts import verdict
 
@@ -284,10 +284,10 @@ def test_methods_of_one_name_can_be_renamed(run):
 
 def test_reading_what_is_no_run_is_one_clear_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        read_splits(Source(tmp_path))
+        load_scores([Source(tmp_path)], TARGET)
     (tmp_path / "pairs.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(DataError, match="damaged"):
-        read_splits(Source(tmp_path))
+        load_scores([Source(tmp_path)], TARGET)
     pq.write_table(
         pa.table({"split": ["x"], "user_id": ["u"], "pair_id": ["p"], "item_ids": [["i"]], "agreed": [True]}),
         tmp_path / "pairs.parquet",

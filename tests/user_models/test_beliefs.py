@@ -58,7 +58,7 @@ def test_the_factored_belief_equals_the_joint_one():
             if attribute < 3:
                 weights = weights * np.where(combinations[:, attribute] == value, 0.8, 0.2)
         np.testing.assert_allclose(belief.beliefs(said)[0, t], np.bincount(types, weights) / weights.sum())
-    assert belief.marginals(said)[0, -1, 0] == pytest.approx(0.5)
+    assert belief.log_odds(said)[0, -1, 0] == pytest.approx(0)
 
 
 def test_the_language_models_belief_is_its_probability_of_the_description():

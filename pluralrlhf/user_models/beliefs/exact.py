@@ -75,10 +75,6 @@ class FactoredBelief:
                     evidence[n, t, attribute] += self.log_odds_of_statement * (2 * value - 1)
         return evidence.cumsum(axis=1)
 
-    def marginals(self, statements) -> np.ndarray:
-        """P(value 1) of every attribute, (N, T + 1, A)."""
-        return 1 / (1 + np.exp(-self.log_odds(statements)))
-
     def beliefs(self, statements) -> np.ndarray:
         """Posterior over types, (N, T + 1, U)."""
         log_odds = self.log_odds(statements)[..., : self.combinations.shape[1]]
