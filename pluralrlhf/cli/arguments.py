@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from typing import Any
 
 from ..errors import ConfigError
 
@@ -35,6 +36,17 @@ def parse(parser, argv: list[str] | None):
         raise
     except (ValueError, TypeError) as error:
         raise ConfigError(_explained(parser, str(error))) from None
+
+
+def init_kwargs(model_args, frozen: bool = False) -> dict[str, Any] | None:
+    """What `ModelConfig` says of loading a model; of a frozen encoder only what is not the default, if anything."""
+    dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
+    found = {"revision": model_args.model_revision, "dtype": dtype}
+    if frozen:
+        found = {name: value for name, value in found.items() if value not in ("main", "float32")}
+    if model_args.attn_implementation:
+        found["attn_implementation"] = model_args.attn_implementation
+    return found or None
 
 
 def _explained(parser, message: str) -> str:

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.reward_config import PersonalizedRewardConfig
     from ..trainers.reward_trainer import PersonalizedRewardTrainer
     from ..user_models import user_model_class
-    from .arguments import parse
+    from .arguments import init_kwargs, parse
     from .resume import begin_training, checkpoint_to_resume
 
     parser = TrlParser(
@@ -77,11 +77,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
         raise ConfigError(f"`eval_splits` names {unknown}, which {data_args.data} lacks. It has {sorted(splits)}.")
     checkpoint = checkpoint_to_resume(args, data_args.resume, data_args.data)
 
-    if args.model_init_kwargs is None and model_args.model_name_or_path is not None:
-        dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
-        args.model_init_kwargs = {"revision": model_args.model_revision, "dtype": dtype}
-        if model_args.attn_implementation:
-            args.model_init_kwargs["attn_implementation"] = model_args.attn_implementation
+    if args.model_init_kwargs is None:
+        args.model_init_kwargs = init_kwargs(model_args, frozen=args.encoder is not None)
     trainer = PersonalizedRewardTrainer(
         model=model_args.model_name_or_path,
         args=args,

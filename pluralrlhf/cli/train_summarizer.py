@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..errors import ConfigError
     from ..trainers.summarizer_config import SummarizerConfig
     from ..trainers.summarizer_trainer import SummarizerTrainer
-    from .arguments import parse
+    from .arguments import init_kwargs, parse
     from .resume import begin_training, checkpoint_to_resume
 
     # What is imported lazily by TRL warns of its experimental parts on every run.
@@ -82,10 +82,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     if own.tiny_start is not None:
         model, reward_model = _tiny_start(own, args, splits["train"], checkpoint)
     elif args.model_init_kwargs is None:
-        dtype = model_args.dtype if model_args.dtype not in (None, "auto") else "float32"
-        args.model_init_kwargs = {"revision": model_args.model_revision, "dtype": dtype}
-        if model_args.attn_implementation:
-            args.model_init_kwargs["attn_implementation"] = model_args.attn_implementation
+        args.model_init_kwargs = init_kwargs(model_args)
         quantization = get_quantization_config(model_args)
         if quantization is not None:
             args.model_init_kwargs["quantization_config"] = quantization

@@ -71,9 +71,11 @@ def load_encoder(
             f"`encoder`: {name!r} could not be loaded ({reason}). Give `{OFFLINE}`, the folder of a saved model, or the "
             "id of a model that is on the Hub (or in the local Hub cache, when there is no network)."
         ) from error
-    return TextEncoder.from_model(
+    encoder = TextEncoder.from_model(
         model, tokenizer, pooling=pooling, max_length=max_length, batch_size=batch_size, name=name
     )
+    encoder.revision = revision
+    return encoder
 
 
 def offline_folder() -> Path:

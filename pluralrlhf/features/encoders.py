@@ -34,6 +34,7 @@ class TextEncoder:
         dim: d, the length of a vector.
         pooling: `last`, `mean` or `cls`; `sentence-transformers` where the model brings its own.
         max_length: Tokens of a text that are read, special ones included; None where there is no limit.
+        revision: Version on the Hub that was asked for, if any.
         truncated: How many of the texts encoded so far were longer than that.
         tokenizer: The model's tokenizer.
     """
@@ -53,6 +54,7 @@ class TextEncoder:
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name, self.pooling, self.max_length, self.batch_size = name, pooling, max_length, batch_size
+        self.revision: str | None = None
         self.truncated = 0
         self._fingerprint: str | None = None
         if pooling == "sentence-transformers":
@@ -135,13 +137,19 @@ class TextEncoder:
         return self._fingerprint
 
     def spec(self) -> dict[str, Any]:
-        """What [`load_encoder`] needs to load it again, and the fingerprint that it must then have."""
+        """What [`load_encoder`] needs to load it again, and the fingerprint that it must then have.
+
+        Without the leave to run a model's own code, which whoever loads it gives anew.
+        """
         own = self.pooling == "sentence-transformers"
+        dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
         return {
             "name": self.name,
             "pooling": None if own else self.pooling,
             "max_length": self.max_length,
             "fingerprint": self.fingerprint,
+            **({} if dtype == torch.float32 else {"dtype": str(dtype).removeprefix("torch.")}),
+            **({} if self.revision is None else {"revision": self.revision}),
         }
 
     @torch.no_grad()  # not `inference_mode`: a head trained on the vectors must be able to save them

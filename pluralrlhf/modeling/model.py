@@ -137,7 +137,8 @@ class PersonalizedRewardModel(Construction, UserInference, TokenFeatures, PreTra
         """The frozen encoder, loaded by its name when first needed; `None` for a backbone.
 
         Raises:
-            ConfigError: What is installed under that name has another hash than the one trained on.
+            ConfigError: What is installed under that name has another hash than the one trained on, or cannot be
+                loaded. One that brings its own code is set: `model.encoder = load_encoder(name, trust_remote_code=True)`.
         """
         if not self._encoder and self.config.encoder is not None:
             spec = dict(self.config.encoder)

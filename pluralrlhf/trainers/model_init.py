@@ -40,7 +40,12 @@ def build_reward_model(
                 f"Both `model` and `args.encoder` ({args.encoder!r}) are given. `encoder` is for frozen features, "
                 "`model` for a backbone that is trained: leave one out."
             )
-        options = {"trust_remote_code": args.trust_remote_code}
+        options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+        if unknown := sorted(options.keys() - {"trust_remote_code", "revision", "dtype"}):
+            raise ConfigError(
+                f"`model_init_kwargs` holds {', '.join(unknown)}; an `encoder` takes `revision`, `dtype` and "
+                "`trust_remote_code`."
+            )
         options |= {"max_length": args.max_length} if args.max_length != type(args).max_length else {}
         encoder = load_encoder(args.encoder, pooling=args.pooling, **options)
         mode = args.encoder_input

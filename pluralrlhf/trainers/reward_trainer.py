@@ -145,7 +145,9 @@ class PersonalizedRewardTrainer(RewardTrainer):
         collator = DataCollatorForPersonalizedPreference(
             self.pairs, args.n_context, args.seed, self._with_margin, args.no_context_share, refreshed
         )
-        args.max_length, max_length = None, args.max_length  # TRL's filter reads token columns, which are not there.
+        # TRL's filter by length reads token columns, which are not there, and it warns of settings of a finished model.
+        own = {"max_length": args.max_length, "model_init_kwargs": args.model_init_kwargs}
+        args.max_length = args.model_init_kwargs = None
 
         super().__init__(
             model=model,
@@ -160,7 +162,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
             peft_config=peft_config,
             **kwargs,
         )
-        args.max_length = max_length
+        args.max_length, args.model_init_kwargs = own.values()
         if "validation" in (self.eval_dataset or {}):
             args.choose_metric(len(self.eval_dataset["validation"]) // len(args.eval_n_context))
         self.label_names = ["labels"]

@@ -85,6 +85,10 @@ def test_train_resume_and_evaluate(tmp_path, pets, capsys, monkeypatch):
         (["--data", "PETS", "--output_dir", "/proc/none/x", "--encoder", "offline"], "no such file or directory"),
         (["--data", "PETS", "--output_dir", "x", "--encoder", "nowhere/model"], "could not be loaded"),
         (
+            ["--data", "PETS", "--output_dir", "x", "--encoder", "offline", "--attn_implementation", "sdpa"],
+            "`model_init_kwargs` holds attn_implementation; an `encoder` takes",
+        ),
+        (
             ["--data", "PETS", "--output_dir", "x", "--model_name_or_path", "/tmp/not/there"],
             "`model_name_or_path`: there is no folder '/tmp/not/there' here",
         ),

@@ -15,6 +15,7 @@ from pluralrlhf.errors import ConfigError, DataError
 from pluralrlhf.features import TextEncoder, load_encoder, pool
 from pluralrlhf.features.pooling import last_token_index
 from pluralrlhf.features.truncation import read_part
+from pluralrlhf.modeling import PersonalizedRewardModel
 
 TEXTS = [*SENTENCES, "Cats.", "x", "Dogs and cats and roads. " * 3]
 
@@ -216,6 +217,19 @@ def test_fingerprint_follows_content_and_not_names(tmp_path):
         load_encoder(str(tmp_path), device="cpu", dtype="bfloat16"),
     ]
     assert len({encoder.fingerprint, loaded.fingerprint, *(other.fingerprint for other in others)}) == 7
+
+
+def test_a_reward_model_loads_the_encoder_that_it_was_made_with(tmp_path):
+    make_backbone("qwen2").save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    encoder = load_encoder(str(tmp_path / "encoder"), device="cpu", dtype="bfloat16", revision="v2", pooling="mean")
+    spec = encoder.spec()
+    assert (spec["dtype"], spec["revision"], spec["pooling"]) == ("bfloat16", "v2", "mean")
+    assert not {"dtype", "revision"} & tiny().spec().keys()
+    PersonalizedRewardModel.from_encoder(encoder, "btl").save_pretrained(tmp_path / "model")
+    loaded = PersonalizedRewardModel.from_pretrained(tmp_path / "model").encoder
+    assert loaded.spec() == spec
+    np.testing.assert_array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
 
 
 def test_a_folder_with_modules_json_is_a_sentence_transformer(tmp_path, offline):
