@@ -104,7 +104,7 @@ class NeuralProcess(UserModel):
         self.target_in = nn.Linear(feature_dim, config.width)
         self.nothing = nn.Parameter(torch.randn(config.width) * 0.1)
         self.layers = nn.ModuleList(AttentionLayer(config) for _ in range(config.layers))
-        self.out_norm = nn.LayerNorm(config.width)
+        self.out_norm = nn.LayerNorm(config.width, bias=False)  # a bias would shift both responses alike
         self.out = nn.Linear(config.width, 1, bias=False)
 
     def encode(self, context_features: Tensor, context_index: Tensor, context_mask: Tensor) -> UserState:

@@ -77,13 +77,20 @@ def test_every_parameter_learns_and_the_loss_is_finite_also_without_context(mode
     model.train()
     features, index, mask = context()
     mask[0] = False
-    out = model(torch.randn(5, D), torch.randn(5, D), model.encode(features, index, mask), None, torch.full((5,), 3))
-    out.loss.backward()
-    assert torch.isfinite(out.loss)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+    chosen, rejected = torch.randn(5, D), torch.randn(5, D)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer, learned = torch.optim.Adam(trained.values(), 1e-2), set()
+    for _ in range(3):  # what begins at zero lets nothing through to the layers before it in the first step
+        out = model(chosen, rejected, model.encode(features, index, mask), None, torch.full((5,), 3))
+        optimizer.zero_grad()
+        out.loss.backward()
+        assert torch.isfinite(out.loss)
+        for name, parameter in trained.items():
             assert parameter.grad is not None, name
             assert torch.isfinite(parameter.grad).all(), name
+            learned |= {name} if parameter.grad.any() else set()
+        optimizer.step()
+    assert learned == trained.keys(), f"never a gradient: {sorted(trained.keys() - learned)}"
 
 
 @torch.no_grad()
