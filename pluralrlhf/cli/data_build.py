@@ -280,6 +280,11 @@ def _notes(build: dict[str, Any], out: Any) -> Iterator[str]:
     splits = counts["splits"]
     if changed := counts["stripped_ids"]:
         yield f"white space around {changed:,} user and item ids was taken off"
+    if changed := build.get("changed_profiles"):
+        yield (
+            f"the profile of {counted(changed, 'user')} is another one in later rows: the first is kept. Map it to a column "
+            "that says one thing of a user"
+        )
     if missing := build.get("missing_files"):
         shown = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
         yield f"the local copy lacks {counted(len(missing), 'file')} of the origin's ({shown}), whose pairs are not here"

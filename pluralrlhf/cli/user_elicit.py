@@ -96,8 +96,12 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf user elicit") ->
 
     print("Which of the two responses do you prefer?  a / b,  s skip,  u undo,  q quit\n")
     talk, end = _converse(talk, start, save, args.max_questions)
-    save(talk)
     n = len(talk.pairs)
+    if not n and not args.resume:
+        out.unlink(missing_ok=True)  # of answers that were all taken back
+        print(f"{end}: no choices, so that nothing is saved.")
+        return 0
+    save(talk)
     print(f"{end}: {n} choice{'s' * (n != 1)} in all{_doubt(talk)}. Saved to {args.out}.")
     return 0
 
@@ -117,7 +121,7 @@ def _converse(talk, start, save, max_questions: int):
         if answer in ("q", None):
             return talk, "Ended"
         if answer == "u" and not past:
-            print("There is nothing to take back.\n")
+            print("Nothing was answered since the start, so that nothing can be taken back.\n")
             continue
         if answer == "u":
             pairs, left = past.pop()

@@ -166,7 +166,7 @@ class _Build:
             "dropped": dict(sorted((+self.dropped + Counter(self.source.dropped)).items())),
             "skipped_invalid": dict(sorted(self.skipped.items())),
         }
-        told = ("licence", "attribution", "missing_files", "raters_by_position", "choice_numbers")
+        told = ("licence", "attribution", "missing_files", "raters_by_position", "choice_numbers", "changed_profiles")
         extra = {key: described[key] for key in told if described.get(key)}
         write_json(self.work / "build.json", {**build, **extra})
         write_card(self.work, build, described)

@@ -60,7 +60,7 @@ def test_skip_undo_odd_input_and_the_end_of_input(saved, tmp_path, monkeypatch, 
     out = tmp_path / "u.json"
     assert elicit(monkeypatch, saved, out, "u\nmaybe\nA\ns\na\nu\nb\n", "--sure_below", "0") == 0
     text = capsys.readouterr().out
-    assert "nothing to take back" in text and "Please answer a, b" in text and "is taken back" in text
+    assert "nothing can be taken back" in text and "Please answer a, b" in text and "is taken back" in text
     assert text.rstrip().endswith(f"Saved to {out}.") and "Ended: 2 choices" in text
     pairs = json.loads(out.read_text())["pairs"]
     assert "cat" in pairs[0]["chosen"] and "dog" in pairs[1]["chosen"]
@@ -70,6 +70,13 @@ def test_undo_says_what_it_takes_back(saved, tmp_path, monkeypatch, capsys):
     assert elicit(monkeypatch, saved, tmp_path / "u.json", "a\ns\nu\nu\nq\n", "--sure_below", "0") == 0
     said = [line for line in capsys.readouterr().out.replace("> ", "").splitlines() if "is taken back" in line]
     assert said == ["The skip is taken back.", "The last answer is taken back."]
+
+
+@pytest.mark.parametrize("answers", ["q\n", "s\nq\n", "a\nu\nq\n", ""])
+def test_without_a_choice_nothing_is_saved(answers, saved, tmp_path, monkeypatch, capsys):
+    assert elicit(monkeypatch, saved, tmp_path / "u.json", answers, "--sure_below", "0") == 0
+    assert "Ended: no choices, so that nothing is saved." in capsys.readouterr().out
+    assert not (tmp_path / "u.json").exists()
 
 
 def test_it_resumes_without_asking_again(saved, tmp_path, monkeypatch, capsys):

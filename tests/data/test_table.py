@@ -626,6 +626,21 @@ def test_margins_and_profiles(tmp_path):
     assert load_users(folder)[0]["profile"].startswith("I am ")
 
 
+def test_the_first_of_several_profiles_is_kept_and_said(tmp_path, capsys):
+    bios = {"user1": ["young", "old"], "user2": [None, "tall", "tall"], "user3": ["blue", None, ""]}
+    table = [{**row, "bio": (bios.get(row["user_id"], ["plain"]) + [None] * 99)[n % 8]} for n, row in enumerate(GOOD)]
+    status, folder = build(tmp_path, "--map", "profile=bio", path=write(tmp_path / "t.jsonl", jsonl(table)))
+    found = {row["user_id"]: row["profile"] for row in load_users(folder)}
+    assert status == 0 and [found[name] for name in ("user1", "user2", "user3", "user4")] == [
+        "young",
+        "tall",
+        "blue",
+        "plain",
+    ]
+    assert json.loads((folder / "build.json").read_text())["changed_profiles"] == 1
+    assert "the profile of 1 user is another one in later rows: the first is kept" in capsys.readouterr().out
+
+
 def test_placebo_keeps_who_judged_what_and_each_items_outcome(tmp_path):
     rng = np.random.default_rng(0)
     table = [

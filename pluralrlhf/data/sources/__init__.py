@@ -115,8 +115,8 @@ class Source:
 
         Keys: `source`, `version` or `sha256` (file name -> hash), `parameters` (JSON values, no absolute paths),
         `licence`, `attribution`, and optionally `notes` (text for the card) and `title`, `missing_files` (names) of a
-        copy, `raters_by_position` (lengths of the lists whose raters have no other name) and `choice_numbers` (which
-        response each number was taken for).
+        copy, `raters_by_position` (lengths of the lists whose raters have no other name) `choice_numbers` (which
+        response each number was taken for) and `changed_profiles` (how many users have several, of which the first holds).
         """
         raise NotImplementedError
 

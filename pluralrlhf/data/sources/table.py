@@ -189,6 +189,7 @@ class Table(Source):
             "notes": " ".join(notes),
             "raters_by_position": sorted(self.row_reader.by_position) if self.row_reader else [],
             "choice_numbers": self.row_reader.number_meanings() if self.row_reader else {},
+            "changed_profiles": len(self.row_reader.changed_profiles) if self.row_reader else 0,
             "stripped_ids": len(self.row_reader.stripped) if self.row_reader else 0,
             "close_ratings": self._ratings.close_share if self._ratings else 0.0,
         }

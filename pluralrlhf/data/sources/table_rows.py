@@ -47,6 +47,7 @@ class RowReader:
     scale: RatingScale
     dropped: Counter
     profiles: dict[str, str | None] = field(default_factory=dict)
+    changed_profiles: set[str] = field(default_factory=set)  # users whose later rows hold another one
     stripped: set[str] = field(default_factory=set)  # ids that had white space around them
     by_position: set[int] = field(default_factory=set)  # lengths of lists whose raters are told by position only
     _seen: set[int] = field(default_factory=set)
@@ -66,6 +67,7 @@ class RowReader:
     def forget(self) -> None:
         """Makes ready for reading the table again."""
         self.profiles.clear()
+        self.changed_profiles.clear()
         self._seen.clear()
         self._repeats.clear()
 
@@ -263,13 +265,16 @@ class RowReader:
             user = clean_id(user, "user_id")
         except RowError:  # said where the row is checked
             return
-        if self.profiles.get(user):
-            return
+        known = self.profiles.get(user)
         value = lookup(row, path)
         if value is MISSING and "," in path:
             parts = {name.strip(): lookup(row, name.strip()) for name in path.split(",")}
             lines = [f"{name}: {part}" for name, part in parts.items() if part not in (MISSING, None, "")]
             value = MISSING if MISSING in parts.values() else "\n".join(lines) or None
+        if known:
+            if value not in (MISSING, None, "") and str(value) != known:
+                self.changed_profiles.add(user)
+            return
         if value is MISSING:
             found = f"there is no column `{path[:40]}`"
             raise RowError("missing_column", found, f"Correct --map profile=COLUMN, {_SKIP}", column=path[:40])
