@@ -27,6 +27,7 @@ _HOME = {
     "UserState": ".user_models",
     "load_encoder": ".features.encoder_loading",
     "load_pairs": ".data",
+    "register_user_model": ".user_models",
 }
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "UserState",
     "load_encoder",
     "load_pairs",
+    "register_user_model",
 ]
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
     from .trainers.reward_trainer import PersonalizedRewardTrainer
     from .trainers.summarizer_config import SummarizerConfig
     from .trainers.summarizer_trainer import SummarizerTrainer
-    from .user_models import USER_MODELS, UserState
+    from .user_models import USER_MODELS, UserState, register_user_model
 
 
 def __getattr__(name: str):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import shlex
 import sys
 import warnings
 
-from ..errors import PluralRLHFError
+from ..errors import ConfigError, PluralRLHFError
 
 # command -> subcommand -> (module, what it does); a module has `main(argv, prog) -> int | None`.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -53,7 +54,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def _usage(command: str | None = None) -> str:
-    lines = ["usage: pluralrlhf COMMAND ...  (each takes -h)", ""]
+    lines = ["usage: pluralrlhf [--plugin FILE] COMMAND ...  (each takes -h; FILE registers a method of your own)", ""]
     for name, subcommands in COMMANDS.items():
         if command in (None, name):
             lines += [f"  {name + ' ' + sub:<18} {text}" for sub, (_, text) in subcommands.items()]
@@ -62,7 +63,18 @@ def _usage(command: str | None = None) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `pluralrlhf`; returns the exit status (2 for a mistake of the caller's, 130 for Ctrl-C)."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 141
+
+
+def _dispatch(argv: list[str] | None) -> int:
+    plugins, argv = _plugins(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -86,7 +98,48 @@ def main(argv: list[str] | None = None) -> int:
         found = "" if asked or not rest else f"error: unknown command {command + ' ' + rest[0]!r}\n\n"
         print(found + _usage(command), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    return run_module(module, rest, prog)
+    return run_module(module, [*rest, *plugins], prog)
+
+
+def command_of(prog: str, argv: list[str] | None) -> str:
+    """The command that runs, as it can be typed again."""
+    return shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)]) + with_plugins()
+
+
+_named: list[str] = []  # what `--plugin` named for the command that runs
+
+
+def with_plugins() -> str:
+    """What a command that goes on from this one's results has to end with: ` --plugin FILE`, or nothing."""
+    return "".join(f" --plugin {shlex.quote(name)}" for name in _named)
+
+
+def _plugins(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The words of `argv` that name plugins, and the others."""
+    named, rest, words = [], [], iter(argv)
+    for word in words:
+        if word == "--plugin":
+            named += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word.startswith("--plugin="):
+            named += word.split("=", 1)
+        else:
+            rest.append(word)
+    return named, rest
+
+
+def _import_plugins(argv: list[str]) -> list[str]:
+    """The words that are left of `argv` once the plugins that it names are imported."""
+    words, rest = _plugins(argv)
+    _named[:] = words[1::2]
+    if len(words) % 2:
+        raise ConfigError("`--plugin` is the last word; give the file that registers a method after it.")
+    if words:
+        from ..user_models import load_plugins
+        from ..user_models.plugins import name_plugins
+
+        name_plugins(_named)
+        load_plugins()
+    return rest
 
 
 def _nobody_reads() -> bool:
@@ -107,6 +160,7 @@ def run_module(module: str, argv: list[str], prog: str) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     command = None
     try:
+        argv = _import_plugins(argv)
         command = importlib.import_module(f".{module}", __package__)
         status = command.main(argv, prog) or 0
         sys.stdout.flush()

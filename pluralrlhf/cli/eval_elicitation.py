@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 
 # Written out, so that `-h` waits for no import.
@@ -51,6 +50,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval elicitation
     args = parser.parse_args(argv)
 
     from ..errors import ConfigError
+    from . import command_of
 
     for name in ("n_questions", "n_draws", "max_users"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval elicitation
         "split": args.split,
         "n_questions": args.n_questions,
         "seed": args.seed,
-        "command": shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)]),
+        "command": command_of(prog, argv),
     }
     users = [scorer.pairs.history.users[user] for user in data.questions]
     content = write_elicitation(curves, users, folder, info, args.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 
@@ -52,6 +51,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
     args = _parser(prog).parse_args(argv)
 
     from ..errors import ConfigError, loading
+    from . import command_of
 
     folder = Path(args.model)
     if not (folder / "policy.json").is_file():
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval policy") ->
     results: dict = {
         "schema": 1,
         "model": args.model,
-        "command": shlex.join([*prog.split(), *argv]),
+        "command": command_of(prog, argv),
         "belief": reads,
         "checkpoints": {},
     }

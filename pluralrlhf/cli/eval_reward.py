@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -75,6 +74,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval reward") ->
     args = _parser(prog).parse_args(argv)
 
     from ..errors import ConfigError
+    from . import command_of
 
     for name in ("n_bootstrap", "batch_size"):
         if getattr(args, name) < 1:
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval reward") ->
         n_replicates=args.n_bootstrap,
         batch_size=args.batch_size,
         packing=args.packing,
-        command=shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)]),
+        command=command_of(prog, argv),
     )
     if content is not None:  # the first process of several
         write_outputs(content, Path(args.output_dir), report=not args.no_report)

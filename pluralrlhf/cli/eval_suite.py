@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +62,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
     args = parser.parse_args(argv)
 
     from ..errors import ConfigError
+    from . import command_of
 
     for name in ("seeds", "n_bootstrap"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -75,7 +74,7 @@ def main(argv: list[str] | None = None, prog: str = "pluralrlhf eval suite") -> 
     from ..evaluation.suite_spec import load_suite, narrowed, with_paths
 
     spec = narrowed(with_paths(load_suite(args.suite, args.seeds), args.path), args.methods, args.folds)
-    command = shlex.join([*prog.split(), *(sys.argv[1:] if argv is None else argv)])
+    command = command_of(prog, argv)
     write = partial(
         write_outputs, folder=Path(args.output_dir), title=f"Suite: {spec.name}", report=not args.no_report
     )

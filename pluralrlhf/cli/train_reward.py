@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
     from ..trainers.reward_config import PersonalizedRewardConfig
     from ..trainers.reward_trainer import PersonalizedRewardTrainer
     from ..user_models import user_model_class
+    from . import with_plugins
     from .arguments import init_kwargs, parse
     from .resume import begin_training, checkpoint_to_resume
 
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m pluralrlhf.cli.tr
             print("\n".join(f"{key.removeprefix('eval_')}: {value:.4f}" for key, value in scores.items()))
     if trainer.is_world_process_zero():
         print(f"{args.output_dir}: the model. Next: pluralrlhf eval reward --model {args.output_dir} --data "
-              f"{data_args.data} --output_dir {args.output_dir}-eval")  # fmt: skip
+              f"{data_args.data} --output_dir {args.output_dir}-eval{with_plugins()}")  # fmt: skip
     if args.push_to_hub:
         trainer.push_to_hub()
     return 0

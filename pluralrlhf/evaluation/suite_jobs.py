@@ -8,6 +8,7 @@ nothing half-made.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 from ..data import build_dataset, data_sha256, load_pairs, load_users, read_build
 from ..data.history import UserHistory
 from ..errors import ConfigError
-from ..files import write_json
+from ..files import sha256_of, write_json
 from ..user_models import DEFAULT_USER_MODEL, USER_MODELS
 from .code_hash import code_hash
 from .evaluate import check_splits
@@ -179,8 +180,7 @@ class Part:
 
     def training_key(self, method: str, seed: int) -> str:
         settings = self.spec.settings(method, self.dataset)
-        module = USER_MODELS[settings.get("user_model", DEFAULT_USER_MODEL)][0]
-        code = code_hash(*_TRAINING, f"user_models/{module.replace('.', '/')}.py")
+        code = _method_code(settings.get("user_model", DEFAULT_USER_MODEL))
         # Of a local backbone or encoder its files count too.
         local = [_files(settings.get(name)) for name in ("model_name_or_path", "encoder")]
         return _hash(self.sha256, settings, seed, code, *(files for files in local if files))
@@ -316,6 +316,20 @@ def results_key(parts: Sequence[Part], n_replicates: int) -> str:
         (part.title, m, s, part.evaluation_key(m, s)) for part in parts for m in part.methods for s in part.spec.seeds
     ]
     return _hash(models, [part.reference_key for part in parts if part.has_reference], n_replicates)
+
+
+def _method_code(name: str) -> str:
+    """Hash of the code that training a method runs; of one outside of the package its file, and all methods here."""
+    found = USER_MODELS[name]
+    if not isinstance(found, type):
+        return code_hash(*_TRAINING, f"user_models/{found[0].replace('.', '/')}.py")
+    try:
+        source = Path(inspect.getfile(found))
+        return code_hash(*_TRAINING, "user_models") + sha256_of([source])
+    except (OSError, TypeError):
+        raise ConfigError(
+            f"The class of `{name}` is in no file, so that a suite cannot tell when it changed."
+        ) from None
 
 
 def _files(path: str | None) -> list[tuple[str, int, int]]:

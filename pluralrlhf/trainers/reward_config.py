@@ -32,7 +32,10 @@ class PersonalizedRewardConfig(RewardConfig):
 
     # The user model
     user_model: str = field(
-        default=DEFAULT_USER_MODEL, metadata={"help": "User model: btl, vpl ... (`pluralrlhf.USER_MODELS`)."}
+        default=DEFAULT_USER_MODEL,
+        metadata={
+            "help": "User model: btl, vpl ... (`pluralrlhf.USER_MODELS`), or one that `--plugin FILE` registers."
+        },
     )
     user_model_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Settings of the user model, as JSON; unknown keys are an error."}

@@ -22,6 +22,7 @@ SETTINGS = {path: yaml.safe_load(path.read_text()) for path in sorted(RECIPES.gl
 REWARD = [path for path, found in SETTINGS.items() if "user_model" in found]
 SUMMARIZER = [path for path, found in SETTINGS.items() if "method" in found]
 POLICY = [path for path, found in SETTINGS.items() if "world" in found]
+SUITE = [path for path, found in SETTINGS.items() if "methods" in found]
 TINY = {"max_steps": 2, "logging_steps": 1, "save_strategy": "no", "eval_strategy": "no", "disable_tqdm": True,
         "load_best_model_at_end": False, "use_cpu": True, "bf16": False}  # fmt: skip
 
@@ -31,7 +32,7 @@ def name(path: Path) -> str:
 
 
 def test_each_recipe_is_for_one_command():
-    assert sorted(REWARD + SUMMARIZER + POLICY) == sorted(SETTINGS)
+    assert sorted(REWARD + SUMMARIZER + POLICY + SUITE) == sorted(SETTINGS)
 
 
 @pytest.fixture(scope="module")
