@@ -25,6 +25,7 @@ _HOME = {
     "USER_MODELS": ".user_models",
     "UserHistory": ".data.history",
     "UserState": ".user_models",
+    "check_user_model": ".user_models",
     "load_encoder": ".features.encoder_loading",
     "load_pairs": ".data",
     "register_user_model": ".user_models",
@@ -44,6 +45,7 @@ __all__ = [
     "SummarizerTrainer",
     "UserHistory",
     "UserState",
+    "check_user_model",
     "load_encoder",
     "load_pairs",
     "register_user_model",
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from .trainers.reward_trainer import PersonalizedRewardTrainer
     from .trainers.summarizer_config import SummarizerConfig
     from .trainers.summarizer_trainer import SummarizerTrainer
-    from .user_models import USER_MODELS, UserState, register_user_model
+    from .user_models import USER_MODELS, UserState, check_user_model, register_user_model
 
 
 def __getattr__(name: str):

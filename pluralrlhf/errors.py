@@ -15,6 +15,10 @@ class ConfigError(PluralRLHFError):
     """A setting is misspelled, missing, or does not fit the others."""
 
 
+class NumericError(PluralRLHFError):
+    """What was computed is NaN or infinite."""
+
+
 class DataError(PluralRLHFError):
     """A row or a file does not keep the data contract.
 

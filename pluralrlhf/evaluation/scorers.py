@@ -16,7 +16,7 @@ import torch
 from ..data.contexts import distinct_contexts, distinct_pairs
 from ..data.seen import FILE as DIGESTS
 from ..data.seen import check_unseen, read_sketch, trained_apart
-from ..errors import ConfigError
+from ..errors import ConfigError, NumericError
 from ..hub import hub_copy, may_be_on_hub
 from .controls import Context
 
@@ -146,13 +146,24 @@ class RewardModelScorer:
         return model.encode(features, torch.from_numpy(index).to(self.device), torch.from_numpy(mask).to(self.device))
 
     def score(self, rows: np.ndarray, context: Context, predictive: bool = True) -> Scores:
-        return self._score(rows, self.encode(context), predictive)
+        return self._checked(self._score(rows, self.encode(context), predictive))
 
     def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
         if self._random_users is None:
             return None
         users = torch.from_numpy((draw % np.uint64(_RANDOM_USERS)).astype(np.int64))
-        return self._score(rows, self._random_users.rows(users.to(self.device)), predictive=False)
+        return self._checked(self._score(rows, self._random_users.rows(users.to(self.device)), predictive=False))
+
+    def _checked(self, scores: Scores) -> Scores:
+        """The scores, all of them numbers: NaN would count as pairs that the method does not know."""
+        wrong = ~(np.isfinite(scores[0]) & np.isfinite(scores[1]))
+        if wrong.any():
+            raise NumericError(
+                f"`{self.method}` (seed {self.seed}, {self.path or 'no folder'}) gives {wrong.sum()} of {len(wrong)} pairs a "
+                "margin or probability that is NaN or infinite. Its training has diverged: train it again with a lower "
+                "`learning_rate`; where it is read in float16, read it in bfloat16 or float32."
+            )
+        return scores
 
     @cached_property
     @torch.inference_mode()

@@ -167,7 +167,12 @@ class _Progress:
         job, start = self.jobs[number][1], time.perf_counter()
         head = f"[{number + 1:>{len(str(len(self.jobs)))}}/{len(self.jobs)}] {job.title}"
         self._say(f"{head} ...", live=True)
-        job.work(lambda text: self._say(f"{head}: {text}", live=True))
+        try:
+            job.work(lambda text: self._say(f"{head}: {text}", live=True))
+        except PluralRLHFError as error:
+            # Which of many jobs it was; the others' results are kept.
+            error.args = (f"{job.title}: {error}",)
+            raise
         taken = time.perf_counter() - start
         self.seconds[job.kind].append(taken)
         left = self._left(pending) / n_processes

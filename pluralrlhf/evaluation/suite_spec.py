@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,11 +147,18 @@ def _content(path: Path, readers: tuple[Path, ...] = ()) -> Any:
     return content
 
 
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+
+
 def _read(path: Path) -> Any:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes `1e-3`, without a point or a sign, for a text."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file. Suites lie in evals/*.yaml.") from None
     except (OSError, UnicodeDecodeError) as error:

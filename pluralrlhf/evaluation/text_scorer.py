@@ -37,7 +37,7 @@ class TextScorer(RewardModelScorer):
             logits = self.model(**{key: value.to(self.device) for key, value in batch.items()}).logits
             chosen, rejected = logits.squeeze(-1).double().chunk(2)
             margin[at] = (chosen - rejected).cpu().numpy()
-        return margin, 1 / (1 + np.exp(-margin))
+        return self._checked((margin, 1 / (1 + np.exp(-margin))))
 
     def score_random_state(self, rows: np.ndarray, draw: np.ndarray) -> Scores | None:
         return None

@@ -43,7 +43,12 @@ def train_reward_model(
     try:
         args = PersonalizedRewardConfig(output_dir=str(output_dir), seed=seed, **{**quiet, **settings})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"training settings: {error}") from None
+        texts = [
+            f"`{name}` is the text {value!r:.40}, not a number"
+            for name, value in settings.items()
+            if isinstance(value, str) and isinstance(getattr(PersonalizedRewardConfig, name, None), (int, float))
+        ]
+        raise ConfigError(f"training settings: {'; '.join(texts) or error}") from None
 
     class Show(TrainerCallback):
         said = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, NumericError
 from ..features.rendering import encoder_parts
 from ..features.tokenization import Messages, as_messages, tokenize_response
 from ..user_models import UserState
@@ -130,7 +130,13 @@ class UserInference:
             batch_size: Texts that a backbone reads at once.
             packing: `shared_prefix` has a backbone read what texts begin with in common (the text about a user, a prompt)
                 once a batch, with the same rewards.
+
+        Raises:
+            NumericError: A reward is NaN or infinite.
         """
+        return _finite(self._score(prompts, responses, state, batch_size, packing))
+
+    def _score(self, prompts, responses, state, batch_size, packing) -> Tensor:
         for name, given in (("prompts", prompts), ("responses", responses)):
             if isinstance(given, str):
                 raise ConfigError(f"`{name}` is one text; give a list, with one entry for each response.")
@@ -164,15 +170,14 @@ class UserInference:
         batch_size: int = 32,
         packing: str | None = None,
     ) -> Tensor:
-        """(U, R) rewards of every response for every user in `state`; `batch_size` and `packing` as for `score`."""
+        """(U, R) rewards of every response for every user in `state`; arguments and errors are those of `score`."""
         self.eval()
         reading = {"batch_size": batch_size, "packing": packing}
         if self.user_model.route != "head":
             states = [state.rows(slice(number, number + 1)) for number in range(len(state))]
             return torch.stack([self.score(prompts, responses, one, **reading) for one in states])
-        return self.user_model.score_matrix(
-            self.user_model.standardize(self.featurize(prompts, responses, **reading)), self._checked(state)
-        )
+        features = self.user_model.standardize(self.featurize(prompts, responses, **reading))
+        return _finite(self.user_model.score_matrix(features, self._checked(state)))
 
     def _checked(self, state: UserState) -> UserState:
         if not hasattr(state, "method"):
@@ -229,3 +234,14 @@ def _check_texts(name: str, given: Sequence[Messages]) -> None:
             raise ConfigError(
                 f"`{name}`, entry {number + 1}, holds half of a surrogate pair, which is no character. Clean the text."
             ) from None
+
+
+def _finite(rewards: Tensor) -> Tensor:
+    """The rewards, none of which may be NaN: comparisons with NaN are false, and rankings by it look like any other."""
+    if not torch.isfinite(rewards).all():
+        wrong = int((~torch.isfinite(rewards)).sum())
+        raise NumericError(
+            f"{wrong} of {rewards.numel()} rewards are NaN or infinite. Load the model in bfloat16 or float32 (`dtype`); if "
+            "they stay, its training diverged, or the user's state is damaged."
+        )
+    return rewards

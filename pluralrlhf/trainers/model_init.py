@@ -10,7 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import ConfigError, loading
 from ..features.encoder_loading import load_encoder
-from ..modeling import PersonalizedRewardModel
+from ..modeling import PersonalizedRewardModel, PersonalizedRewardModelConfig
+from ..user_models import build_user_model, check_user_model, registered, user_model_class
 from .plain_pairs import one_prompt
 from .reward_config import PersonalizedRewardConfig
 
@@ -82,3 +83,14 @@ def build_reward_model(
         **options,
     )
     return model, tokenizer
+
+
+def check_own_method(config: PersonalizedRewardModelConfig) -> None:
+    """Asks a method from outside of the package whether it keeps the contract, of a fresh one with these settings.
+
+    Raises:
+        ConfigError: It does not; see [`check_user_model`].
+    """
+    if registered(config.user_model) and user_model_class(config.user_model).route == "head":
+        with torch.random.fork_rng(devices=[]):
+            check_user_model(build_user_model(config.user_model, config.feature_dim, config.user_model_kwargs))

@@ -21,6 +21,7 @@ from ..environments.rollout import rollout
 from ..errors import ConfigError
 from ..features.tokenization import padding_id
 from ..rewards.curiosity import intrinsic_rewards, returns_to_go
+from .divergence import DivergenceCallback
 from .multi_turn_config import MultiTurnGRPOConfig
 from .sampling import ContinueCount, EpochRepeatSampler
 
@@ -139,6 +140,7 @@ class MultiTurnGRPOTrainer(GRPOTrainer):
         self.reward_func_names[-1] = "curiosity"
         self.chat = ChatFormat(self.processing_class)
         self.add_callback(ContinueCount(self))
+        self.add_callback(DivergenceCallback())
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None:

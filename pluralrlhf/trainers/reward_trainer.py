@@ -23,8 +23,9 @@ from ..files import write_json
 from ..modeling import PersonalizedRewardModel
 from .collator import DataCollatorForPersonalizedPreference, EpochRows, EpochSampler
 from .device_features import DeviceFeatures
+from .divergence import DivergenceCallback
 from .model_card import reward_model_card
-from .model_init import build_reward_model
+from .model_init import build_reward_model, check_own_method
 from .pair_checks import check_split
 from .peft import peft_config_for
 from .plain_pairs import warn_of_lacking_contexts
@@ -109,6 +110,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
         # Model
         set_seed(args.seed)
         model, processing_class = build_reward_model(model, args, processing_class, train_dataset, quantization_config)
+        check_own_method(model.config)
         if peft_config is not None:
             if model.backbone is None:
                 raise ConfigError("`peft_config` needs a backbone; with frozen features there is nothing to adapt.")
@@ -162,6 +164,7 @@ class PersonalizedRewardTrainer(RewardTrainer):
             peft_config=peft_config,
             **kwargs,
         )
+        self.add_callback(DivergenceCallback())
         args.max_length, args.model_init_kwargs = own.values()
         if "validation" in (self.eval_dataset or {}):
             args.choose_metric(len(self.eval_dataset["validation"]) // len(args.eval_n_context))

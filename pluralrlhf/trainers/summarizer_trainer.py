@@ -21,6 +21,7 @@ from ..metrics import user_mean
 from ..user_models.text import UserContext, context_messages
 from ..user_models.text.base import first_words
 from ..user_models.text.plus import clean, request, request_ids
+from .divergence import DivergenceCallback
 from .model_card import PLUS
 from .preparation import prepare
 from .sampling import ContinueCount, EpochRepeatSampler
@@ -149,6 +150,7 @@ class SummarizerTrainer(GRPOTrainer):
         # Accuracy on validation users and, where that ties, minus the log loss.
         self.best: tuple[float, float] | None = None
         self.add_callback(ContinueCount(self))
+        self.add_callback(DivergenceCallback())
 
     def _refuse_sharding(self) -> None:
         kind = str(self.accelerator.distributed_type)

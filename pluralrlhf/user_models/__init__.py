@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from .base import PairOutput, UserModel, UserState, bradley_terry_loss
+from .contract import check_user_model
 from .plugins import load_plugins
 from .settings import build_config
 
@@ -58,10 +59,9 @@ def user_model_class(name: str) -> type[UserModel]:
             f"`user_model` is {name!r}, which is not known.{hint} Known: {', '.join(USER_MODELS)}. One outside of the "
             "package is known once its file is imported, or named by `--plugin FILE`."
         )
-    found = USER_MODELS[name]
-    if isinstance(found, type):
-        return found
-    module, attribute = found
+    if registered(name):
+        return USER_MODELS[name]
+    module, attribute = USER_MODELS[name]
     return getattr(importlib.import_module(f".{module}", __package__), attribute)
 
 
@@ -104,6 +104,11 @@ def register_user_model(cls: type[UserModel]) -> type[UserModel]:
     return cls
 
 
+def registered(name: str) -> bool:
+    """Whether a method comes from outside of the package."""
+    return isinstance(USER_MODELS.get(name), type)
+
+
 def build_user_model(name: str, feature_dim: int, settings: dict[str, Any] | None = None) -> UserModel:
     """Builds a user model from its name and its settings (`user_model_kwargs`)."""
     cls = user_model_class(name)
@@ -119,8 +124,10 @@ __all__ = [
     "bradley_terry_loss",
     "build_config",
     "build_user_model",
+    "check_user_model",
     "load_plugins",
     "register_user_model",
+    "registered",
     "user_model_class",
 ]
 
